@@ -193,7 +193,7 @@ EMIT = operation(
     summary="Write audit events, durably",
     access=Permission("audit.write", Level.MEMBER),
     scopes=ANY_SCOPE,
-    audit=AuditRule(Category.ADMINISTRATION, "audit.emit", Durability.ITSELF),
+    audit=AuditRule(Category.ADMINISTRATION, "audit.emit", Durability.REFUSALS_ONLY),
     idempotent=False,
     max_body_bytes=MAX_BODY_BYTES,
 )
@@ -216,7 +216,7 @@ TAIL = operation(
     summary="Follow the log",
     access=_READ,
     scopes=ANY_SCOPE,
-    audit=AuditRule(Category.ADMINISTRATION, "audit.tail", Durability.ITSELF),
+    audit=AuditRule(Category.ADMINISTRATION, "audit.tail", Durability.REFUSALS_ONLY),
     idempotent=True,
     deadline=MAX_DEADLINE,
 )

@@ -224,7 +224,7 @@ FETCH = operation(
     summary="Receive messages",
     access=Permission("bridge.receive", Level.MEMBER),
     scopes=WORKSPACE,
-    audit=AuditRule(Category.BRIDGE, "message.fetch", Durability.QUEUED, ("group",)),
+    audit=AuditRule(Category.BRIDGE, "message.fetch", Durability.REFUSALS_ONLY, ("group",)),
     idempotent=True,
     deadline=MAX_DEADLINE,
 )

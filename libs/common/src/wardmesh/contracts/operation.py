@@ -147,8 +147,9 @@ class Durability(enum.Enum):
     """Acknowledged by JetStream before the answer leaves: for reads that must not go unrecorded."""
     QUEUED = enum.auto()
     """Handed to the publisher, whose queue is bounded and drains on stop: for reads of little weight."""
-    ITSELF = enum.auto()
-    """What the operation does is to write audit events, acknowledged before the answer; one about it adds nothing."""
+    REFUSALS_ONLY = enum.auto()
+    """Only refusals and failures leave one: for what writes audit events itself, and for long polls, whose every
+    round would otherwise wake the tail that it feeds."""
 
 
 @dataclass(frozen=True, slots=True)
