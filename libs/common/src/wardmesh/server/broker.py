@@ -1,0 +1,199 @@
+"""What each of the mesh's own users may publish and subscribe to at the broker, as data.
+
+The five services, the gateway and the operators' probe are static users of account APP, each with an nkey. (Clients are
+not here: they come through the auth callout, with two permissions; see `wardmesh_auth.callout`.)
+
+What always holds:
+- A service hears requests to itself only, and replies to itself only. It can't publish a request at all, so it can't
+  speak as a client; it publishes audit envelopes under its own name only.
+- It may answer any client, but not write into another service's inbox: a forged acknowledgement of the broker's would
+  be believed there. `allow_responses` is not used: it would let whoever asks choose where the answer goes.
+- It reaches the JetStream API of the streams and buckets that it owns, and reads the two buckets that everybody reads.
+  Nobody may delete or purge a stream, or delete a message of one.
+
+Pure: no I/O, no configuration. `wardmesh_cli.embedded.broker` and `infra/nats` render it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from wardmesh.subjects import SERVICES
+
+GATEWAY: Final = "gateway"
+"""The HTTP door inside the auth process: forwards the requests of HTTP callers, with their own tokens."""
+OPERATOR: Final = "operator"
+"""`wardmesh status` and `nats micro ls`: asks services how they are, and nothing else."""
+
+STREAMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "EVENTS": ("evt.>",),
+        "AUDIT": ("audit.>",),
+        "SEALED": ("sealed.>",),
+        "BRIDGE": ("bridge.>",),
+        "INBOX": ("inbox.>",),
+    }
+)
+"""Every stream and the subjects that it takes."""
+
+OWNED_STREAMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "audit": ("AUDIT", "SEALED"),
+        "auth": (),
+        "bridge": ("BRIDGE", "INBOX"),
+        "secrets": (),
+        "webhooks": ("EVENTS",),
+    }
+)
+"""Which service declares a stream and reads it."""
+
+BUCKETS: Final[Mapping[str, str]] = MappingProxyType({"jwks": "auth", "revocations": "auth"})
+"""Every key-value bucket and the service that writes it. Every service reads all of them."""
+
+_PUBLISHES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "audit": ("sealed.*.*",),
+        "auth": (),
+        "bridge": ("bridge.*.*.>", "inbox.*.*.>"),
+        "secrets": (),
+        "webhooks": ("evt.*.*.>",),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectRules:
+    """Subjects that are allowed, and those among them that are denied all the same."""
+
+    allow: tuple[str, ...]
+    deny: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """What one user may publish and subscribe to; whatever is not allowed is refused."""
+
+    publish: SubjectRules
+    subscribe: SubjectRules
+
+
+def static_permissions() -> Mapping[str, Permissions]:
+    """Return the permissions of every static user of account APP, by name."""
+    users = {service: _service(service) for service in SERVICES}
+    return MappingProxyType(users | {GATEWAY: _gateway(), OPERATOR: _operator()})
+
+
+def inbox_prefix(user: str) -> str:
+    """Return the inbox prefix of a static user, as nats-py's `inbox_prefix` takes it."""
+    return f"_INBOX.{user}"
+
+
+def stream_of_bucket(bucket: str) -> str:
+    """Return the name of the stream that keeps a bucket."""
+    return f"KV_{bucket}"
+
+
+def _service(service: str) -> Permissions:
+    # The gateway's inboxes are those of the callers that it speaks for, `_INBOX.{principal}.gateway.…`; it has none
+    # of its own, and neither has anybody a reason to answer a service.
+    others = sorted({*SERVICES, GATEWAY} - {service})
+    return Permissions(
+        publish=SubjectRules(
+            allow=_unique(
+                "_INBOX.>",
+                f"audit.*.{service}",
+                *_PUBLISHES[service],
+                *(subject for stream in OWNED_STREAMS[service] for subject in _owner_of_stream(stream)),
+                *(subject for bucket in BUCKETS for subject in _reader_of_bucket(bucket)),
+                *(
+                    subject
+                    for bucket, owner in BUCKETS.items()
+                    if owner == service
+                    for subject in _owner_of_bucket(bucket)
+                ),
+            ),
+            deny=tuple(f"{inbox_prefix(other)}.>" for other in others),
+        ),
+        subscribe=SubjectRules(
+            allow=(
+                f"rpc.{service}.*.*.*",
+                f"{inbox_prefix(service)}.>",
+                *(
+                    f"$SRV.{verb}{rest}"
+                    for verb in ("PING", "INFO", "STATS")
+                    for rest in ("", f".{service}", f".{service}.*")
+                ),
+            )
+        ),
+    )
+
+
+def _gateway() -> Permissions:
+    return Permissions(
+        publish=SubjectRules(allow=("rpc.*.*.*.*",)),
+        subscribe=SubjectRules(allow=("_INBOX.*.gateway.>",)),
+    )
+
+
+def _operator() -> Permissions:
+    return Permissions(
+        publish=SubjectRules(
+            allow=("$SRV.PING", "$SRV.PING.>", "$SRV.INFO", "$SRV.INFO.>", "$SRV.STATS", "$SRV.STATS.>")
+        ),
+        subscribe=SubjectRules(allow=(f"{inbox_prefix(OPERATOR)}.>",)),
+    )
+
+
+def _owner_of_stream(stream: str) -> tuple[str, ...]:
+    return (
+        "$JS.API.INFO",
+        f"$JS.API.STREAM.CREATE.{stream}",
+        f"$JS.API.STREAM.UPDATE.{stream}",
+        f"$JS.API.STREAM.INFO.{stream}",
+        f"$JS.API.STREAM.MSG.GET.{stream}",
+        f"$JS.API.DIRECT.GET.{stream}",
+        f"$JS.API.DIRECT.GET.{stream}.>",
+        f"$JS.API.CONSUMER.CREATE.{stream}",
+        f"$JS.API.CONSUMER.CREATE.{stream}.>",
+        f"$JS.API.CONSUMER.DURABLE.CREATE.{stream}.*",
+        f"$JS.API.CONSUMER.INFO.{stream}.*",
+        f"$JS.API.CONSUMER.NAMES.{stream}",
+        f"$JS.API.CONSUMER.LIST.{stream}",
+        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.*",
+        f"$JS.API.CONSUMER.DELETE.{stream}.*",
+        f"$JS.ACK.{stream}.>",
+        f"$JS.FC.{stream}.>",
+    )
+
+
+def _owner_of_bucket(bucket: str) -> tuple[str, ...]:
+    stream = stream_of_bucket(bucket)
+    return (
+        "$JS.API.INFO",
+        f"$KV.{bucket}.>",
+        f"$JS.API.STREAM.CREATE.{stream}",
+        f"$JS.API.STREAM.UPDATE.{stream}",
+    )
+
+
+def _reader_of_bucket(bucket: str) -> tuple[str, ...]:
+    # A watch is an ordered consumer: ephemeral, made and deleted by the watcher, flow control answered by it.
+    stream = stream_of_bucket(bucket)
+    return (
+        f"$JS.API.STREAM.INFO.{stream}",
+        f"$JS.API.STREAM.MSG.GET.{stream}",
+        f"$JS.API.DIRECT.GET.{stream}",
+        f"$JS.API.DIRECT.GET.{stream}.>",
+        f"$JS.API.CONSUMER.CREATE.{stream}",
+        f"$JS.API.CONSUMER.CREATE.{stream}.>",
+        f"$JS.API.CONSUMER.INFO.{stream}.*",
+        f"$JS.API.CONSUMER.DELETE.{stream}.*",
+        f"$JS.FC.{stream}.>",
+    )
+
+
+def _unique(*subjects: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(subjects))
