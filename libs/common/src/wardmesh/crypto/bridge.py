@@ -13,7 +13,7 @@ that came with it.
 What is not decided here: freshness, replay (unique key id and nonce) and whether the agreement allows it. Those need
 a clock and a store; the caller checks them after the signature.
 
-On failure: `BadSignature`; `InvalidKey` for a key shorter than 32 bytes; `MalformedEncoding` for text that has no UTF-8.
+On failure: `BadSignature`; `InvalidKey` for a key shorter than 32 bytes; `MalformedEncoding` for text without UTF-8.
 
 Source: RFC 2104; its section 3 advises against keys shorter than the hash.
 """

@@ -72,7 +72,8 @@ class InconsistentLog(CryptoError):
     """A log is not what its checkpoint signed.
 
     `first` is the index of the first entry concerned. `tile` is the path of the stored tile that disagrees, if one
-    does. `proven` says that the blame is certain: the other side of the disagreement makes the signed root.
+    does. `proven` says that both the blame and the place are certain: the other side of the disagreement makes the
+    signed root.
     """
 
     def __init__(self, fault: Fault, first: int, *, tile: str | None = None, proven: bool = True) -> None:
@@ -81,7 +82,7 @@ class InconsistentLog(CryptoError):
         self.tile = tile
         self.proven = proven
         where = f"{tile} (from entry {first})" if tile and fault in _TILE_FAULTS else f"entry {first}"
-        doubt = "" if proven else "; neither the entries nor the stored tiles make the signed root"
+        doubt = "" if proven else "; there may be others before it"
         super().__init__(f"{where} {_ADVICE[fault]}{doubt}")
 
 

@@ -7,8 +7,8 @@ beside its size, in one row.
 What always holds: a frontier has exactly as many hashes as its size has bits; `append` costs amortised one node hash;
 the root is RFC 6962's MTH of all leaves ever appended.
 
-A *node* is a perfect subtree, addressed by level and index: node (level, index) covers the leaves
-[index · 2^level, (index + 1) · 2^level). Nodes never change once their last leaf is in, which is why they can be stored.
+A *node* is a perfect subtree, addressed by level and index: node (level, index) covers the leaves from index · 2^level
+up to (index + 1) · 2^level. A node never changes once its last leaf is in, which is why it can be stored.
 
 On failure: `MalformedEncoding` when stored state does not fit its size; `ValueError` for a caller's mistake.
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
-from typing import Final, NamedTuple, Self, TypeAlias
+from typing import Final, Self, TypeAlias
 
 from wardmesh.crypto.errors import MalformedEncoding
 
@@ -29,13 +29,8 @@ NODE_PREFIX: Final = b"\x01"
 EMPTY_ROOT: Final = sha256(b"").digest()
 
 
-class Node(NamedTuple):
-    """The address of a perfect subtree: of the leaves [index · 2^level, (index + 1) · 2^level)."""
-
-    level: int
-    index: int
-
-
+Node: TypeAlias = tuple[int, int]
+"""The level and the index of a perfect subtree."""
 StoreNode: TypeAlias = Callable[[int, int, bytes], None]
 """Takes the level, the index and the hash of a node that has just become complete."""
 

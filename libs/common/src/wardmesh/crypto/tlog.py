@@ -1,7 +1,7 @@
 """Proofs about an RFC 6962 log: that an entry is in it, and that it only ever grew.
 
 Generation reads stored nodes through a function; whoever stores them may ask first which nodes a proof will read
-(`inclusion_nodes`, `consistency_nodes`, `frontier_nodes`), fetch them in one query, and hand in `dict.__getitem__`.
+(`inclusion_nodes`, `consistency_nodes`, `frontier_nodes`), fetch them in one query, and answer from memory.
 All of them are complete in every tree of at least the size in question, so a log that grows meanwhile does not matter.
 
 Verification needs nothing but the proof. It reads the proof from bottom to top while walking the two numbers that say
@@ -19,13 +19,14 @@ Sources: RFC 6962 sections 2.1.1 and 2.1.2; RFC 9162 sections 2.1.3.2 and 2.1.4.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import starmap
 from typing import Final, TypeAlias
 
 from wardmesh.crypto.errors import BadProof
 from wardmesh.crypto.merkle import EMPTY_ROOT, HASH_BYTES, Frontier, Node, node_hash
 
-ReadNode: TypeAlias = Callable[[Node], bytes]
-"""Returns the stored hash of a node; never asked for one that is incomplete at the size in question."""
+ReadNode: TypeAlias = Callable[[int, int], bytes]
+"""Returns the stored hash of a node, by level and index; never asked for one that is incomplete at that size."""
 _Range: TypeAlias = tuple[int, int]
 MAX_PROOF_HASHES: Final = 65  # a consistency proof between trees of fewer than 2^64 leaves
 
@@ -37,7 +38,7 @@ def frontier_nodes(size: int) -> list[Node]:
 
 def frontier_at(size: int, read: ReadNode) -> Frontier:
     """Return the frontier, and so the root, that the log had at `size`."""
-    return Frontier.restore(size, map(read, frontier_nodes(size)))
+    return Frontier.restore(size, starmap(read, frontier_nodes(size)))
 
 
 def inclusion_nodes(index: int, size: int) -> list[Node]:
@@ -181,12 +182,12 @@ def _perfect(start: int, end: int) -> Iterator[Node]:
     """Yield the perfect subtrees, largest first, that make up the subtree over [start, end)."""
     while start < end:
         level = (end - start).bit_length() - 1
-        yield Node(level, start >> level)
+        yield level, start >> level
         start += 1 << level
 
 
 def _subtree_hash(start: int, end: int, read: ReadNode) -> bytes:
-    *rest, result = map(read, _perfect(start, end))
+    *rest, result = starmap(read, _perfect(start, end))
     for left in reversed(rest):
         result = node_hash(left, result)
     return result
