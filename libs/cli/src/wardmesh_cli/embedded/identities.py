@@ -1,0 +1,159 @@
+"""Every key and password of a mesh, made once and kept in one folder.
+
+Users of the broker (nkey seeds), the callout's issuer and curve keys, the local key encryption keys, the keys that sign
+access tokens and log checkpoints, the passwords of the database.
+
+What always holds: the folder appears whole or not at all, its files are readable by their owner only, and a second run
+finds what the first made. What was made once is never made again: a new key encryption key in the place of a lost one
+would turn every secret into noise without a word. A version that needs a key that no earlier one had makes it.
+
+On failure: `IdentityMissing` names the file that has to be restored.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from wardmesh.server.broker import GATEWAY, OPERATOR
+from wardmesh.server.nkey import Kind, new_seed, public_key
+from wardmesh.subjects import SERVICES
+from wardmesh_cli.embedded.broker import CALLOUT_USER, SYSTEM_USER, PublicKeys
+from wardmesh_cli.embedded.errors import IdentityMissing
+from wardmesh_cli.embedded.files import PRIVATE_FOLDER, sync_folder, write_private
+
+KEK_BYTES: Final = 32
+PASSWORD_BYTES: Final = 24
+SUPERUSER: Final = "postgres"
+
+_MANIFEST = "MADE"  # the names of all that was ever made here
+_STATIC_USERS = (*SERVICES, GATEWAY, OPERATOR)
+
+
+@dataclass(frozen=True, slots=True)
+class Identities:
+    """The files of a mesh's identities; `make` makes what has never been made."""
+
+    folder: Path
+
+    def make(self) -> None:
+        """Make what has never been made; raise `IdentityMissing` if something was, and is gone."""
+        leftover = self.folder.with_name(f".{self.folder.name}.new")
+        if leftover.exists():  # a first run that was interrupted; nothing can depend on it yet
+            shutil.rmtree(leftover)
+        if self.folder.exists():
+            self._complete(self.folder)
+            return
+        leftover.mkdir(mode=PRIVATE_FOLDER, parents=True)
+        self._complete(leftover)
+        leftover.rename(self.folder)
+        sync_folder(self.folder.parent)
+
+    @staticmethod
+    def _complete(folder: Path) -> None:
+        manifest = folder / _MANIFEST
+        made = set(manifest.read_text().split()) if manifest.exists() else set()
+        for name, make in _MAKERS.items():
+            file = folder / name
+            if name in made:
+                if not file.exists():
+                    raise IdentityMissing(file)
+            elif not file.exists():
+                write_private(file, make())
+        if made != set(_MAKERS):
+            write_private(manifest, "\n".join(sorted(made | set(_MAKERS))).encode() + b"\n")
+
+    def seed_file(self, user: str) -> Path:
+        """The nkey seed of a user of the broker: a service, `gateway`, `operator`, `callout` or `system`."""
+        return self._file(f"{user}.nkey")
+
+    @property
+    def issuer_seed_file(self) -> Path:
+        """The account key that signs the callout's answers."""
+        return self._file("callout-issuer.nkey")
+
+    @property
+    def xkey_seed_file(self) -> Path:
+        """The curve key that the broker seals requests to the callout with."""
+        return self._file("callout-xkey.nkey")
+
+    @property
+    def token_signing_key_file(self) -> Path:
+        """The Ed25519 key that signs access tokens, PEM."""
+        return self._file("token-signing.pem")
+
+    @property
+    def log_signing_key_file(self) -> Path:
+        """The Ed25519 key that signs the log's checkpoints, PEM."""
+        return self._file("log-signing.pem")
+
+    def kek_file(self, service: str) -> Path:
+        """The service's local key encryption key, 32 raw bytes."""
+        return self._file(f"{service}.kek")
+
+    def password(self, role: str) -> str:
+        """The password of a database role: `postgres` or `wardmesh_{service}`."""
+        return self._file(f"{role}.password").read_text()
+
+    def public_keys(self) -> PublicKeys:
+        """What the broker has to know of all this."""
+        return PublicKeys(
+            static_users={user: _public(Kind.USER, self.seed_file(user)) for user in _STATIC_USERS},
+            callout_user=_public(Kind.USER, self.seed_file(CALLOUT_USER)),
+            system_user=_public(Kind.USER, self.seed_file(SYSTEM_USER)),
+            callout_issuer=_public(Kind.ACCOUNT, self.issuer_seed_file),
+            callout_xkey=_public(Kind.CURVE, self.xkey_seed_file),
+        )
+
+    def _file(self, name: str) -> Path:
+        if name not in _MAKERS:
+            raise KeyError(f"no identity is called {name}")
+        return self.folder / name
+
+
+def database_role(service: str) -> str:
+    """Return the role that a service logs in to the database with."""
+    return f"wardmesh_{service}"
+
+
+def _public(kind: Kind, seed_file: Path) -> str:
+    return public_key(kind, seed_file.read_text().strip())
+
+
+def _nkey(kind: Kind) -> Callable[[], bytes]:
+    return lambda: new_seed(kind).encode() + b"\n"
+
+
+def _kek() -> bytes:
+    return os.urandom(KEK_BYTES)
+
+
+def _password() -> bytes:
+    return secrets.token_hex(PASSWORD_BYTES).encode()
+
+
+def _ed25519() -> bytes:
+    return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+_MAKERS: Final[Mapping[str, Callable[[], bytes]]] = MappingProxyType(
+    {
+        **{f"{user}.nkey": _nkey(Kind.USER) for user in (*_STATIC_USERS, CALLOUT_USER, SYSTEM_USER)},
+        "callout-issuer.nkey": _nkey(Kind.ACCOUNT),
+        "callout-xkey.nkey": _nkey(Kind.CURVE),
+        "token-signing.pem": _ed25519,
+        "log-signing.pem": _ed25519,
+        **{f"{service}.kek": _kek for service in SERVICES},
+        f"{SUPERUSER}.password": _password,
+        **{f"{database_role(service)}.password": _password for service in SERVICES},
+    }
+)

@@ -1,0 +1,148 @@
+"""Where things lie in a data folder, what listens where, and what environment each service gets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Final
+
+from wardmesh.subjects import SERVICES
+from wardmesh_cli.embedded.broker import CALLOUT_USER, SYSTEM_USER, BrokerConfig
+from wardmesh_cli.embedded.identities import Identities, database_role
+from wardmesh_cli.embedded.ports import LOOPBACK, free_ports
+from wardmesh_cli.embedded.postgres import Postgres
+
+FREE: Final = 0
+"""As a port: whichever is free."""
+
+# What a process needs of ours to run at all. Not the rest: a WARDMESH_API_KEY of the person who types `wardmesh up` is
+# nothing that the services should see.
+_INHERITED: Final = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "LD_LIBRARY_PATH",
+)
+_INHERITED_PREFIXES: Final = ("OTEL_", "COVERAGE_")
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What listens where on the loopback address; 0 takes whichever port is free. `None` in `postgres`: socket only."""
+
+    nats: int = FREE
+    nats_websocket: int = FREE
+    nats_monitoring: int = FREE
+    http: int = FREE
+    ingest: int = FREE
+    postgres: int | None = None
+
+    def settled(self) -> Ports:
+        """Return the same with real ports in place of zeros."""
+        wanted = {each.name: getattr(self, each.name) for each in fields(self)}
+        unsettled = [name for name, port in wanted.items() if port == FREE and port is not None]
+        free = free_ports(len(unsettled), avoid=self.taken())
+        return Ports(**wanted | dict(zip(unsettled, free, strict=True)))
+
+    def taken(self) -> frozenset[int]:
+        """Return the ports that are named here."""
+        return frozenset(port for each in fields(self) if (port := getattr(self, each.name)))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A data folder."""
+
+    folder: Path
+
+    @property
+    def identities(self) -> Identities:
+        return Identities(self.folder / "identities")
+
+    @property
+    def jetstream(self) -> Path:
+        return self.folder / "jetstream"
+
+    @property
+    def postgres(self) -> Path:
+        return self.folder / "postgres"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    @property
+    def run(self) -> Path:
+        """What matters only while the mesh runs."""
+        return self.folder / "run"
+
+    @property
+    def broker_config(self) -> Path:
+        return self.run / "nats.conf"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.run / "processes.json"
+
+    @property
+    def bootstrap_file(self) -> Path:
+        """Where auth leaves the first administrator's credential."""
+        return self.folder / "bootstrap.json"
+
+    def log(self, process: str) -> Path:
+        return self.logs / f"{process}.log"
+
+
+def service_environment(
+    service: str,
+    layout: Layout,
+    *,
+    broker: BrokerConfig,
+    postgres: Postgres,
+    ports: Ports,
+    health_port: int,
+    log_level: str,
+    inherited: Mapping[str, str] = os.environ,
+) -> dict[str, str]:
+    """Return all that a service process learns from its environment."""
+    if service not in SERVICES:
+        raise ValueError(f"no service is called {service}")
+    identities = layout.identities
+    role = database_role(service)
+    environment = {
+        name: value for name, value in inherited.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+    }
+    environment |= {
+        "WARDMESH_NATS_URL": broker.url,
+        "WARDMESH_NATS_SEED_FILE": str(identities.seed_file(service)),
+        "WARDMESH_DATABASE_URL": postgres.url(role, identities.password(role)),
+        "WARDMESH_HEALTH_PORT": str(health_port),
+        "WARDMESH_LOG_LEVEL": log_level,
+        "WARDMESH_KEY_FILE": str(identities.kek_file(service)),
+    }
+    if broker.tls is not None:
+        environment["WARDMESH_NATS_CA_FILE"] = str(broker.tls.authority)
+    if service == "auth":
+        environment |= {
+            "WARDMESH_AUTH_SIGNING_KEY_FILE": str(identities.token_signing_key_file),
+            "WARDMESH_AUTH_CALLOUT_SEED_FILE": str(identities.seed_file(CALLOUT_USER)),
+            "WARDMESH_AUTH_CALLOUT_ISSUER_SEED_FILE": str(identities.issuer_seed_file),
+            "WARDMESH_AUTH_CALLOUT_XKEY_SEED_FILE": str(identities.xkey_seed_file),
+            "WARDMESH_AUTH_SYS_SEED_FILE": str(identities.seed_file(SYSTEM_USER)),
+            "WARDMESH_AUTH_GATEWAY_SEED_FILE": str(identities.seed_file("gateway")),
+            "WARDMESH_AUTH_HTTP_HOST": LOOPBACK,
+            "WARDMESH_AUTH_HTTP_PORT": str(ports.http),
+            "WARDMESH_AUTH_BOOTSTRAP_FILE": str(layout.bootstrap_file),
+        }
+    elif service == "audit":
+        environment["WARDMESH_AUDIT_LOG_KEY_FILE"] = str(identities.log_signing_key_file)
+    elif service == "webhooks":
+        environment |= {"WARDMESH_WEBHOOKS_HTTP_HOST": LOOPBACK, "WARDMESH_WEBHOOKS_HTTP_PORT": str(ports.ingest)}
+    return environment

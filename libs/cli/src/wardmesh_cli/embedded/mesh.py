@@ -1,0 +1,227 @@
+"""A whole mesh under one data folder: what `wardmesh up`, `wardmesh demo` and the pytest plugin start.
+
+What always holds: one mesh a folder at a time; everything listens on the loopback address only; when `start` has
+returned, every process has said that it is ready; when `stop` has returned, none is left. The folder alone is the
+mesh: started again, it has its data and its identities.
+
+On failure: an `EmbeddedError`, and nothing is left running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from wardmesh.server.broker import static_permissions
+from wardmesh.server.migrate import MigrationError, migrate, migrations_of
+from wardmesh.subjects import SERVICES
+from wardmesh_cli.embedded import broker
+from wardmesh_cli.embedded.broker import BrokerConfig, Tls
+from wardmesh_cli.embedded.errors import MigrationFailed
+from wardmesh_cli.embedded.files import PRIVATE_FOLDER, FolderLock, write_private
+from wardmesh_cli.embedded.identities import database_role
+from wardmesh_cli.embedded.layout import Layout, Ports, service_environment
+from wardmesh_cli.embedded.ports import LOOPBACK, free_ports
+from wardmesh_cli.embedded.postgres import SUPERUSER, Postgres
+from wardmesh_cli.embedded.processes import Launch, ProcessSpec, http_ready
+from wardmesh_cli.embedded.supervisor import Supervisor
+
+READY_AGAIN_SECONDS: Final = 60.0
+
+
+def service_command(service: str) -> Sequence[str]:
+    """Return how a service is run: by this interpreter, and not out of the current folder (`-P`)."""
+    return (sys.executable, "-P", "-m", f"wardmesh_{service}")
+
+
+async def migrate_all(database_url: str, passwords: Mapping[str, str]) -> None:
+    """Bring the database to the present schema."""
+    try:
+        await migrate(database_url, {service: migrations_of(service) for service in SERVICES}, passwords)
+    except MigrationError as error:
+        raise MigrationFailed(str(error)) from error
+
+
+@dataclass(kw_only=True)
+class EmbeddedMesh:
+    """NATS, PostgreSQL and the five services, as processes of ours. An async context manager."""
+
+    data_dir: Path
+    ports: Ports = field(default_factory=Ports)
+    progress: Callable[[str], None] = lambda _line: None
+    """Called with one line for each step, and when a process dies or is back."""
+    log_level: str = "info"
+    tls: Tls | None = None
+    services: Sequence[str] = SERVICES
+    command: Callable[[str], Sequence[str]] = service_command
+    migrations: Callable[[str, Mapping[str, str]], Awaitable[None]] = migrate_all
+
+    def __post_init__(self) -> None:
+        self.data_dir = self.data_dir.absolute()
+        self._layout = Layout(self.data_dir)
+        self._lock: FolderLock | None = None
+        self._supervisor: Supervisor | None = None
+        self._broker: BrokerConfig | None = None
+        self._postgres: Postgres | None = None
+
+    @property
+    def nats_url(self) -> str:
+        return self._running_broker.url
+
+    @property
+    def nats_websocket_url(self) -> str:
+        return self._running_broker.websocket_url or ""
+
+    @property
+    def nats_monitoring_url(self) -> str:
+        return self._running_broker.monitoring_url
+
+    @property
+    def http_url(self) -> str:
+        """The gateway."""
+        return f"http://{LOOPBACK}:{self.ports.http}"
+
+    @property
+    def ingest_url(self) -> str:
+        """The door for other people's events."""
+        return f"http://{LOOPBACK}:{self.ports.ingest}"
+
+    @property
+    def layout(self) -> Layout:
+        """Where logs, identities and the first credential are."""
+        return self._layout
+
+    @property
+    def processes(self) -> Mapping[str, int]:
+        """The pids of what runs: `nats`, `postgres` and the services."""
+        return self._running.pids
+
+    def database_url(self, role: str = SUPERUSER) -> str:
+        """Return what a role connects to the database with: the superuser's, or `wardmesh_{service}`."""
+        if self._postgres is None:
+            raise RuntimeError("the mesh is not running")
+        return self._postgres.url(role, self._layout.identities.password(role))
+
+    async def start(self) -> None:
+        """Bring everything up; return when all of it is ready."""
+        self.data_dir.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        self._lock = FolderLock(self.data_dir)
+        self._lock.acquire()
+        self._supervisor = Supervisor(self._layout.pid_file, self.progress)
+        try:
+            await self._start(self._supervisor)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop everything, services first. Harmless if nothing runs."""
+        supervisor, self._supervisor = self._supervisor, None
+        try:
+            if supervisor is not None:
+                await supervisor.stop()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
+
+    def kill(self, process: str) -> None:
+        """Kill a process as a crash would (SIGKILL); it comes back by itself."""
+        self._running.kill(process)
+
+    async def restart(self, process: str) -> None:
+        """Stop a process in good order and start it again; return when it is ready."""
+        await self._running.restart(process)
+
+    async def wait_ready(self, process: str, timeout_seconds: float = READY_AGAIN_SECONDS) -> None:
+        """Wait until a process that was killed is back and ready."""
+        await self._running[process].wait_ready(timeout_seconds)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def _start(self, supervisor: Supervisor) -> None:
+        layout = self._layout
+        for folder in (layout.logs, layout.run, layout.jetstream):
+            folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+        if ended := await asyncio.to_thread(supervisor.end_leftovers):
+            self.progress(f"ended {len(ended)} processes that an earlier mesh left")
+        layout.identities.make()
+        self.ports = self.ports.settled()
+        self._postgres = postgres = Postgres.at(layout.postgres, layout.run, self.ports.postgres)
+        self._broker = config = self._configure()
+        write_private(layout.broker_config, broker.render(config).encode())
+
+        self.progress("starting PostgreSQL and NATS")
+        await asyncio.to_thread(postgres.make, layout.identities.password(SUPERUSER))
+        await supervisor.start(
+            postgres.process(layout.log("postgres")),
+            broker.process(config, config_file=layout.broker_config, log_file=layout.log("nats")),
+        )
+        self.progress(f"PostgreSQL is ready; NATS is ready at {config.url}")
+
+        await self.migrations(
+            self.database_url(), {service: layout.identities.password(database_role(service)) for service in SERVICES}
+        )
+        self.progress("the database is at the present schema")
+
+        await supervisor.start(*self._service_processes(config, postgres))
+        self.progress(f"{len(self.services)} services are ready: {', '.join(self.services)}")
+
+    def _configure(self) -> BrokerConfig:
+        return BrokerConfig(
+            keys=self._layout.identities.public_keys(),
+            permissions=static_permissions(),
+            store_dir=self._layout.jetstream,
+            port=self.ports.nats,
+            websocket_port=self.ports.nats_websocket,
+            monitoring_port=self.ports.nats_monitoring,
+            tls=self.tls,
+        )
+
+    def _service_processes(self, config: BrokerConfig, postgres: Postgres) -> list[ProcessSpec]:
+        health_ports = dict(zip(self.services, free_ports(len(self.services), avoid=self.ports.taken()), strict=True))
+        return [
+            ProcessSpec(
+                name=service,
+                launch=Launch(
+                    command=tuple(self.command(service)),
+                    environment=service_environment(
+                        service,
+                        self._layout,
+                        broker=config,
+                        postgres=postgres,
+                        ports=self.ports,
+                        health_port=port,
+                        log_level=self.log_level,
+                    ),
+                    folder=self.data_dir,
+                ),
+                log_file=self._layout.log(service),
+                ready=http_ready(f"http://{LOOPBACK}:{port}/ready"),
+            )
+            for service, port in health_ports.items()
+        ]
+
+    @property
+    def _running(self) -> Supervisor:
+        if self._supervisor is None:
+            raise RuntimeError("the mesh is not running")
+        return self._supervisor
+
+    @property
+    def _running_broker(self) -> BrokerConfig:
+        if self._broker is None:
+            raise RuntimeError("the mesh is not running")
+        return self._broker
