@@ -1,0 +1,147 @@
+"""A request on its way through a handler: who asks, what for, until when, and what the audit log will say of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+from wardmesh.contracts.audit import MAX_TARGETS, AuditEvent, Outcome
+from wardmesh.contracts.fields import Json
+from wardmesh.contracts.operation import AnyContract, Credential, Durability
+from wardmesh.errors import TokenMissing
+from wardmesh.ids import EventId, OrgId, Principal, RequestId, Scope, WorkspaceId
+from wardmesh.server.database import Connection, Database
+from wardmesh.server.tenant import TenantContext
+from wardmesh.server.tokens import Caller
+
+MAX_TARGET_CHARACTERS: Final = 256
+
+
+class AuditOutbox(Protocol):
+    """Where an audit event waits, inside the transaction of what it is about."""
+
+    async def put_audit(self, connection: Connection, scope: Scope, event: AuditEvent) -> None:
+        """Write `event` to the outbox. MUST be part of the connection's transaction."""
+
+
+class Call:
+    """One request, from the gates to the answer. Lives as long as its handler runs."""
+
+    def __init__(
+        self,
+        contract: AnyContract,
+        *,
+        scope: Scope,
+        principal: Principal,
+        request_id: RequestId,
+        ends_at: float,
+        trace_id: str | None,
+        outbox: AuditOutbox | None,
+    ) -> None:
+        self.contract = contract
+        self.request_id = request_id
+        self.trace_id = trace_id
+        self._ends_at = ends_at
+        self._outbox = outbox
+        self._caller: Caller | None = None
+        self._tenant: TenantContext | None = None
+        # What a Credential operation's subject says is nobody's word yet, so it is recorded as nobody's.
+        self.audit_scope: Scope = OrgId.nil() if isinstance(contract.access, Credential) else scope
+        self.audit_actor: Principal = principal
+        self._targets: list[str] = []
+        self._details: dict[str, Json] = {}
+        self.recorded = False
+        """Whether the audit event of this call is committed with what it did."""
+
+    @property
+    def caller(self) -> Caller:
+        """Who asks. A `Credential` operation has no caller until it has established one, and then uses `tenant`."""
+        if self._caller is None:
+            raise TokenMissing
+        return self._caller
+
+    @property
+    def tenant(self) -> TenantContext:
+        """On whose behalf transactions run."""
+        if self._tenant is None:
+            raise TokenMissing
+        return self._tenant
+
+    def admit(self, caller: Caller) -> None:
+        """The gates' word for who asks; handlers never call it."""
+        self._caller = caller
+        self._tenant = TenantContext(caller.organization, caller.workspace, caller.principal, caller.permissions)
+        self.audit_actor = caller.principal
+
+    def identify(
+        self,
+        *,
+        organization: OrgId,
+        scope: Scope,
+        principal: Principal,
+        permissions: frozenset[str] = frozenset(),
+    ) -> None:
+        """Say whom a `Credential` operation is about: transactions and the audit event are theirs from now on."""
+        if not isinstance(self.contract.access, Credential):
+            raise TypeError(f"{self.contract.key} has a caller already")
+        workspace = scope if isinstance(scope, WorkspaceId) else None
+        self._tenant = TenantContext(organization, workspace, principal, permissions)
+        self.audit_scope = scope
+        self.audit_actor = principal
+
+    def seconds_left(self) -> float:
+        """How long the caller still waits; never negative."""
+        return max(0.0, self._ends_at - asyncio.get_running_loop().time())
+
+    def note(self, *, targets: Iterable[str] = (), **details: Json) -> None:
+        """Add to the audit event what it was done to and what there is to know about it. Never a secret."""
+        self._targets.extend(targets)
+        self._details.update(details)
+
+    @asynccontextmanager
+    async def transaction(self, database: Database, *, read_only: bool = False) -> AsyncIterator[Connection]:
+        """Run the block in a transaction that sees the tenant's rows and no others.
+
+        If the contract says so, the audit event is committed with it: both or neither.
+        """
+        async with database.transaction(self.tenant, read_only=read_only) as connection:
+            if not read_only and self.contract.audit.durability is Durability.IN_TRANSACTION:
+                connection.before_commit(self._record)
+                connection.after_commit(self._set_recorded)
+            yield connection
+
+    async def _record(self, connection: Connection) -> None:
+        # The second transaction of one call is recorded with the first.
+        if self._outbox is not None and not self.recorded:
+            await self._outbox.put_audit(connection, self.audit_scope, self.audit_event(Outcome.SUCCESS, None))
+
+    def _set_recorded(self) -> None:
+        self.recorded = self._outbox is not None
+
+    def name_targets(self, request: object) -> None:
+        """Take the targets that the contract's audit rule names from the request."""
+        for name in self.contract.audit.targets:
+            value = getattr(request, name)
+            if value is not None:
+                self._targets.append(str(value)[:MAX_TARGET_CHARACTERS])
+
+    def audit_event(self, outcome: Outcome, reason: str | None) -> AuditEvent:
+        """Return what the log is to say of this call."""
+        rule = self.contract.audit
+        return AuditEvent(
+            id=EventId.new(),
+            occurred_at=datetime.now(UTC),
+            category=rule.category,
+            action=rule.action,
+            outcome=outcome,
+            actor=self.audit_actor,
+            acting_for=None if self._caller is None else self._caller.acting_for,
+            targets=tuple(self._targets[:MAX_TARGETS]),
+            reason=reason,
+            request_id=self.request_id,
+            trace_id=self.trace_id,
+            details=self._details,
+        )

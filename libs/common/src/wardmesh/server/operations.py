@@ -1,0 +1,329 @@
+"""Operations, answered: every request of a service walks through the gates here, in one order, and is always answered.
+
+    reply guard → token → rate limit → permission → schema → handler → audit → answer
+
+What always holds:
+- An answer, also one that refuses, goes only into the inbox of the principal that the request's subject names. The
+  broker has made sure that only this principal could publish on that subject.
+- A refusal leaves an audit event, as a success does; a success that could not be recorded is not answered as one.
+- The number of requests in hand is bounded; one more is refused at once (`overloaded`), not queued.
+- What a handler raises that is not a `WardmeshError` is our defect: it is logged under the request id, without its
+  text, and the caller gets `internal_error`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
+from typing import Any, Final, Protocol, TypeVar
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from wardmesh.contracts.audit import AuditEvent, Outcome
+from wardmesh.contracts.operation import (
+    ANY_SCOPE,
+    AnyContract,
+    AuditRule,
+    Category,
+    Contract,
+    Credential,
+    Durability,
+    Empty,
+    Level,
+    Message,
+    Permission,
+    operation,
+)
+from wardmesh.errors import (
+    CODE_HEADER,
+    ERROR_HEADER,
+    AuditUnavailable,
+    AuthenticationError,
+    DeadlineExceeded,
+    InternalError,
+    Overloaded,
+    RateLimited,
+    RefusedError,
+    ReplySubjectRefused,
+    RequestError,
+    UnknownOperation,
+    WardmeshError,
+)
+from wardmesh.ids import RequestId, Scope
+from wardmesh.server import gates, telemetry
+from wardmesh.server.authenticator import Authenticator
+from wardmesh.server.context import AuditOutbox, Call
+from wardmesh.server.micro import QUEUE_GROUP, EndpointStats
+from wardmesh.server.ratelimit import RateLimiter
+from wardmesh.subjects import InvalidSubjectError, RpcSubject, refusal_inbox
+
+RequestT = TypeVar("RequestT", bound=Message)
+ResponseT = TypeVar("ResponseT", bound=Message)
+Handler = Callable[[Call, RequestT], Awaitable[ResponseT]]
+
+REFUSED_RECORD_SECONDS: Final = 2.0
+"""How long a refusal waits to be recorded before it is answered; it is answered in any case."""
+
+_NOTHING: Final[Mapping[str, str]] = {}
+_log = logging.getLogger(__name__)
+
+
+class Recorder(Protocol):
+    """Where audit events go that are not written in a transaction."""
+
+    async def emit(self, scope: Scope, events: list[AuditEvent], *, trace_parent: str | None = None) -> None:
+        """MUST NOT return before the events are durable."""
+
+    async def enqueue(self, scope: Scope, event: AuditEvent, *, trace_parent: str | None = None) -> None:
+        """Take the event, waiting for room; it becomes durable soon."""
+
+
+class _Bound:
+    """A contract with its handler."""
+
+    __slots__ = ("contract", "handler", "stats")
+
+    def __init__(self, contract: AnyContract, handler: Handler[Any, Any]) -> None:
+        self.contract = contract
+        self.handler = handler
+        self.stats = EndpointStats(contract.name, f"rpc.{contract.service}.{contract.name}.*.*")
+
+
+class Operations:
+    """The operations of one service: bind handlers, then `start`; `stop` lets what is in hand finish."""
+
+    def __init__(
+        self,
+        service: str,
+        authenticator: Authenticator,
+        recorder: Recorder,
+        *,
+        outbox: AuditOutbox | None = None,
+        limiter: RateLimiter | None = None,
+        max_in_flight: int = 256,
+    ) -> None:
+        self.service = service
+        self._authenticator = authenticator
+        self._recorder = recorder
+        self._outbox = outbox
+        self._limiter = limiter
+        self._max_in_flight = max_in_flight
+        self._bound: dict[str, _Bound] = {}
+        self._unknown = EndpointStats("unknown", f"rpc.{service}.*.*.*")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._client: Client | None = None
+        self._subscription: Any = None
+
+    def bind(self, contract: Contract[..., RequestT, ResponseT], handler: Handler[RequestT, ResponseT]) -> None:
+        """Answer `contract` with `handler`."""
+        if contract.service != self.service:
+            raise ValueError(f"{contract.key} is not an operation of {self.service}")
+        if contract.name in self._bound:
+            raise ValueError(f"{contract.key} is bound already")
+        self._bound[contract.name] = _Bound(contract, handler)
+
+    @property
+    def bound(self) -> frozenset[str]:
+        """The keys of the contracts that are answered."""
+        return frozenset(item.contract.key for item in self._bound.values())
+
+    def stats(self) -> list[EndpointStats]:
+        return [*(item.stats for item in self._bound.values()), self._unknown]
+
+    async def start(self, client: Client) -> None:
+        """Begin to answer."""
+        self._client = client
+        self._subscription = await client.subscribe(
+            RpcSubject.of_service(self.service), queue=QUEUE_GROUP, cb=self._receive
+        )
+
+    async def stop(self) -> None:
+        """Take no more requests; return when those in hand are answered."""
+        if self._subscription is not None:
+            with contextlib.suppress(nats.errors.Error):  # the connection is gone, and the subscription with it
+                await self._subscription.drain()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _receive(self, message: Msg) -> None:
+        # nats-py waits for this before the next message, so it only starts the work.
+        if len(self._tasks) >= self._max_in_flight:
+            await self._overloaded(message)
+            return
+        task = asyncio.create_task(self._serve(message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _overloaded(self, message: Msg) -> None:
+        try:
+            subject = RpcSubject.parse(message.subject)
+            gates.check_reply(subject, message.reply)
+        except (InvalidSubjectError, ReplySubjectRefused):
+            return  # nobody whom it would be safe to answer, and no time to record it
+        await self._answer_error(message.reply, Overloaded(), gates.request_id(message.headers or _NOTHING))
+
+    async def _serve(self, message: Msg) -> None:
+        started = time.perf_counter_ns()
+        headers: Mapping[str, str] = message.headers or _NOTHING
+        try:
+            subject = RpcSubject.parse(message.subject)
+        except InvalidSubjectError:
+            # No client can publish here; whoever did is on our side of the broker.
+            _log.error("a request on a subject that is none of ours")
+            return
+        bound = self._bound.get(subject.operation)
+        stats = self._unknown if bound is None else bound.stats
+        contract = _unknown_operation(self.service) if bound is None else bound.contract
+        request_id = gates.request_id(headers)
+        with telemetry.server_span(contract.key, subject, request_id, headers) as span:
+            call = Call(
+                contract,
+                scope=subject.scope,
+                principal=subject.principal,
+                request_id=request_id,
+                ends_at=asyncio.get_running_loop().time() + gates.time_allowed(contract, headers).total_seconds(),
+                trace_id=span.trace_id,
+                outbox=self._outbox,
+            )
+            reply = message.reply
+            stats.requests += 1
+            try:
+                gates.check_reply(subject, reply)
+                answer = await self._walk(call, bound, subject, headers, message.data)
+            except ReplySubjectRefused as error:
+                reply = refusal_inbox(subject.principal)
+                await self._refuse(call, error, span)
+                await self._answer_error(reply, error, request_id)
+                failed: WardmeshError | None = error
+            except WardmeshError as error:
+                await self._refuse(call, error, span)
+                await self._answer_error(reply, error, request_id)
+                failed = error
+            except Exception as error:  # noqa: BLE001 - whatever it is, the caller is answered
+                _log_defect(contract, request_id, error)
+                failed = InternalError()
+                await self._refuse(call, failed, span)
+                await self._answer_error(reply, failed, request_id)
+            else:
+                await self._answer(reply, answer)
+                failed = None
+            if failed is not None:
+                stats.errors += 1
+                stats.last_error = failed.code
+                span.fail(failed.code)
+            elapsed = time.perf_counter_ns() - started
+            stats.processing_nanoseconds += elapsed
+            telemetry.record_call(contract.key, "ok" if failed is None else failed.code, elapsed)
+
+    async def _walk(
+        self, call: Call, bound: _Bound | None, subject: RpcSubject, headers: Mapping[str, str], body: bytes
+    ) -> bytes:
+        """Pass every gate and the handler; return the answer's body or raise what refused it."""
+        contract = call.contract
+        loop = asyncio.get_running_loop()
+        if isinstance(contract.access, Credential):
+            self._limit(subject, loop.time())
+            gates.check_scope_kind(contract, subject)
+        else:
+            caller = self._authenticator.authenticate(gates.bearer_token(headers))
+            gates.check_identity(subject, caller)
+            self._limit(subject, loop.time())
+            call.admit(caller)
+            if bound is None:
+                raise UnknownOperation(f"{self.service} has no operation {subject.operation}.")
+            gates.check_scope_kind(contract, subject)
+            gates.check_permission(contract, caller)
+        assert bound is not None  # noqa: S101 - an unknown operation is no Credential operation
+        request = gates.read_request(contract, body)
+        call.name_targets(request)
+        try:
+            async with asyncio.timeout(call.seconds_left()):
+                response = await bound.handler(call, request)
+                await self._record_success(call)
+        except TimeoutError:
+            raise DeadlineExceeded from None
+        body: bytes = response.__pydantic_serializer__.to_json(response)
+        return body
+
+    def _limit(self, subject: RpcSubject, now: float) -> None:
+        if self._limiter is not None:
+            self._limiter.take(subject.principal, now)
+
+    async def _record_success(self, call: Call) -> None:
+        durability = call.contract.audit.durability
+        if durability is Durability.REFUSALS_ONLY or call.recorded:
+            return
+        event = call.audit_event(Outcome.SUCCESS, None)
+        if durability is Durability.QUEUED:
+            await self._recorder.enqueue(call.audit_scope, event, trace_parent=telemetry.trace_parent())
+        else:
+            await self._recorder.emit(call.audit_scope, [event], trace_parent=telemetry.trace_parent())
+
+    async def _refuse(self, call: Call, error: WardmeshError, span: telemetry.ServerSpan) -> None:
+        """Record what was refused or failed. If that fails too, the caller is answered all the same."""
+        if isinstance(error, AuditUnavailable):
+            return  # there is nowhere to write it
+        refused = isinstance(error, AuthenticationError | RefusedError | RequestError | RateLimited)
+        event = call.audit_event(Outcome.REFUSED if refused else Outcome.FAILED, error.code)
+        try:
+            async with asyncio.timeout(REFUSED_RECORD_SECONDS):
+                await self._recorder.emit(call.audit_scope, [event], trace_parent=telemetry.trace_parent())
+        except (AuditUnavailable, TimeoutError):
+            _log.error("a refusal could not be recorded: %s %s", call.contract.key, error.code)
+        _log.info(
+            "refused",
+            extra={"operation": call.contract.key, "code": error.code, "request_id": str(call.request_id)},
+        )
+
+    async def _answer(self, reply: str, body: bytes) -> None:
+        await self._send(reply, body, None)
+
+    async def _answer_error(self, reply: str, error: WardmeshError, request_id: RequestId) -> None:
+        body = error.to_problem(request_id).model_dump_json(exclude_none=True).encode()
+        headers = {CODE_HEADER: str(error.status), ERROR_HEADER: error.code, gates.REQUEST_ID_HEADER: request_id}
+        await self._send(reply, body, headers)
+
+    async def _send(self, reply: str, body: bytes, headers: dict[str, str] | None) -> None:
+        if self._client is None:
+            return
+        try:
+            await self._client.publish(reply, body, headers=headers)
+        except (nats.errors.Error, OSError) as error:
+            _log.warning("an answer could not be sent: %s", type(error).__name__)
+
+
+def _log_defect(contract: AnyContract, request_id: RequestId, error: Exception) -> None:
+    # Where it happened, without the exception's text: that may quote what was sent.
+    frames = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__, limit=-8)]
+    _log.error(
+        "defect in a handler",
+        extra={
+            "operation": contract.key,
+            "request_id": str(request_id),
+            "error_type": type(error).__name__,
+            "frames": frames,
+        },
+    )
+
+
+@lru_cache
+def _unknown_operation(service: str) -> AnyContract:
+    """Stand in for the contract of a request that names none, so that its refusal is recorded like any other."""
+    return operation(
+        service,
+        "unknown",
+        Empty,
+        Empty,
+        summary="Not an operation",
+        access=Permission("unknown.call", Level.OWNER),
+        scopes=ANY_SCOPE,
+        audit=AuditRule(Category.AUTHORIZATION, "operation.unknown", Durability.BEFORE_ANSWER),
+        idempotent=True,
+    )

@@ -1,0 +1,151 @@
+"""Audit events on their way to the stream: group commit.
+
+While one publish waits for the broker's disk, the events of everybody else gather; then one envelope per scope
+carries them all, so that one fsync serves many callers.
+
+What always holds: `emit` returns when the events are on the stream's disk. The number of events that wait is
+bounded: when it is reached, callers wait their turn, and nothing is dropped. On stop, what was accepted is sent.
+
+On failure: `AuditUnavailable`, to every caller whose envelope was not acknowledged. An envelope may then be in the
+stream all the same; the log drops events that it has already, by their ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from wardmesh.contracts.audit import MAX_ENVELOPE_EVENTS, AuditEvent
+from wardmesh.errors import AuditUnavailable, UnavailableError
+from wardmesh.ids import Id, Scope
+from wardmesh.server.messages import OutboundMessage
+from wardmesh.subjects import AuditSubject
+
+MAX_WAITING_EVENTS: Final = 10_000
+MAX_ENVELOPE_BYTES: Final = 512 * 1024
+FLUSHERS: Final = 2
+"""Envelopes under way at once: one on the disk while the next is being filled."""
+
+
+class _EnvelopeId(Id):
+    prefix = "env"
+
+
+class Publisher(Protocol):
+    async def publish(self, messages: Sequence[OutboundMessage]) -> None:
+        """Publish; MUST NOT return before every message is durable."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Events of one scope that share an envelope, and the one future that their callers share."""
+
+    done: asyncio.Future[None]
+    events: list[bytes] = field(default_factory=list)
+    size: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class AuditPublisher:
+    """Sends audit events of one service. Construct, `start`, `emit`, `stop`."""
+
+    def __init__(self, publisher: Publisher, source: str) -> None:
+        self._publisher = publisher
+        self._source = source
+        self._open: dict[Scope, _Batch] = {}
+        self._closed: asyncio.Queue[tuple[Scope, _Batch]] = asyncio.Queue()
+        self._some = asyncio.Event()
+        self._room = asyncio.Semaphore(MAX_WAITING_EVENTS)
+        self._flushers: list[asyncio.Task[None]] = []
+        self._stopping = False
+
+    def start(self) -> None:
+        self._flushers = [asyncio.create_task(self._flush(), name=f"audit-flush-{n}") for n in range(FLUSHERS)]
+
+    async def stop(self) -> None:
+        """Send what was accepted, then end."""
+        self._stopping = True
+        self._some.set()
+        await asyncio.gather(*self._flushers)
+        self._flushers = []
+
+    async def emit(self, scope: Scope, events: Iterable[AuditEvent], *, trace_parent: str | None = None) -> None:
+        """Return when `events` are durable in the stream; raise `AuditUnavailable` if they may not be."""
+        await asyncio.gather(*[await self._accept(scope, event, trace_parent) for event in events])
+
+    async def enqueue(self, scope: Scope, event: AuditEvent, *, trace_parent: str | None = None) -> None:
+        """Return when `event` has a place in the queue. If it is lost after that, the log of the process says so."""
+        future = await self._accept(scope, event, trace_parent)
+        future.add_done_callback(_retrieve)
+
+    async def _accept(self, scope: Scope, event: AuditEvent, trace_parent: str | None) -> asyncio.Future[None]:
+        if self._stopping or not self._flushers:
+            raise AuditUnavailable
+        await self._room.acquire()
+        encoded = event.__pydantic_serializer__.to_json(event, exclude_defaults=True)
+        batch = self._open.get(scope)
+        if batch is None or len(batch.events) >= MAX_ENVELOPE_EVENTS or batch.size + len(encoded) > MAX_ENVELOPE_BYTES:
+            if batch is not None:
+                self._closed.put_nowait((scope, batch))
+            batch = self._open[scope] = _Batch(asyncio.get_running_loop().create_future())
+        batch.events.append(encoded)
+        batch.size += len(encoded) + 1
+        if trace_parent is not None:
+            batch.headers.setdefault("traceparent", trace_parent)
+        self._some.set()
+        return batch.done
+
+    def _take(self) -> list[tuple[Scope, _Batch]]:
+        taken = []
+        while not self._closed.empty():
+            taken.append(self._closed.get_nowait())
+        taken.extend(self._open.items())
+        self._open = {}
+        return taken
+
+    async def _flush(self) -> None:
+        while True:
+            await self._some.wait()
+            batches = self._take()
+            if not self._stopping:
+                self._some.clear()
+            if batches:
+                await self._send(batches)
+            elif self._stopping:
+                return
+
+    async def _send(self, batches: list[tuple[Scope, _Batch]]) -> None:
+        messages = [
+            OutboundMessage(
+                AuditSubject(scope, self._source).format(),
+                b'{"version":1,"events":[' + b",".join(batch.events) + b"]}",
+                batch.headers,
+                _EnvelopeId.new(),
+            )
+            for scope, batch in batches
+        ]
+        failure: AuditUnavailable | None = None
+        try:
+            await self._publisher.publish(messages)
+        except UnavailableError:
+            failure = AuditUnavailable()
+        except BaseException:
+            failure = AuditUnavailable()
+            raise
+        finally:
+            for _, batch in batches:
+                for _ in batch.events:
+                    self._room.release()
+                if batch.done.done():
+                    continue
+                if failure is None:
+                    batch.done.set_result(None)
+                else:
+                    batch.done.set_exception(failure)
+
+
+def _retrieve(future: asyncio.Future[None]) -> None:
+    if not future.cancelled():
+        future.exception()

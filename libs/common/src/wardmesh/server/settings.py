@@ -1,0 +1,58 @@
+"""Settings that every service has, read from the environment (`WARDMESH_…`) once, at the start.
+
+What always holds: settings are frozen; a secret is a file's path, never a value, so that no environment listing and
+no `repr` shows one. The database's URL holds a password and is therefore a `SecretStr`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+KEY_BYTES = 32
+
+
+class ServiceSettings(BaseSettings):
+    """What a service needs to come up. Each service's own settings extend it."""
+
+    model_config = SettingsConfigDict(env_prefix="WARDMESH_", frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    nats_url: str
+    """One or several servers, separated by commas."""
+    nats_seed_file: Path
+    """The seed of the service's nkey user."""
+    nats_ca_file: Path | None = None
+    """The authority that signed the broker's certificate, if the broker speaks TLS."""
+    stream_replicas: Annotated[int, Field(ge=1, le=5)] = 1
+    database_url: SecretStr
+    health_host: str = "127.0.0.1"
+    health_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """0 serves no health page; `nats micro ping` still works."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    issuer: str = "wardmesh"
+    max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 256
+    """Requests that one process has in hand; one more is answered `overloaded`."""
+    calls_per_second: Annotated[float, Field(gt=0)] = 500.0
+    calls_burst: Annotated[int, Field(ge=1)] = 1000
+    """One principal's share of one process."""
+    otlp_endpoint: str | None = None
+    """Where traces and metrics go; none, nowhere."""
+
+    def nats_servers(self) -> list[str]:
+        return [server.strip() for server in self.nats_url.split(",") if server.strip()]
+
+
+def read_seed(path: Path) -> str:
+    """Return the nkey seed in a file."""
+    return path.read_text(encoding="ascii").strip()
+
+
+def read_key(path: Path) -> bytes:
+    """Return the 32 raw bytes of a key file; raise `ValueError` naming the file if it holds anything else."""
+    key = path.read_bytes()
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"{path}: expected {KEY_BYTES} raw bytes, found {len(key)}; make it with `wardmesh init`")
+    return key
