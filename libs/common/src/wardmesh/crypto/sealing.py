@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from wardmesh.crypto import jwk
+from wardmesh.crypto.aead import KeyMaterial
 from wardmesh.crypto.encoding import length_prefixed
 from wardmesh.crypto.errors import InvalidKey, Undecryptable
 
@@ -34,7 +35,7 @@ OVERHEAD_BYTES: Final = len(_VERSION) + 32 + 16
 """How much longer a sealed value is than its plaintext."""
 
 
-def seal_to(public_key: bytes, plaintext: bytes, info: Sequence[bytes]) -> bytes:
+def seal_to(public_key: bytes, plaintext: KeyMaterial, info: Sequence[bytes]) -> bytes:
     """Return `plaintext` sealed to the holder of a raw X25519 public key, bound to `info`."""
     try:
         recipient = X25519PublicKey.from_public_bytes(public_key)
@@ -43,7 +44,7 @@ def seal_to(public_key: bytes, plaintext: bytes, info: Sequence[bytes]) -> bytes
         raise InvalidKey("not a usable X25519 public key") from error
 
 
-def open_sealed(private_key: bytes, sealed: bytes, info: Sequence[bytes]) -> bytes:
+def open_sealed(private_key: KeyMaterial, sealed: bytes, info: Sequence[bytes]) -> bytes:
     """Return what `seal_to` was given for this key's public half, with the same `info`."""
     return HolderKey.from_private_bytes(private_key).open(sealed, info)
 
@@ -63,7 +64,7 @@ class HolderKey:
         return cls(X25519PrivateKey.generate())
 
     @classmethod
-    def from_private_bytes(cls, private_key: bytes) -> Self:
+    def from_private_bytes(cls, private_key: KeyMaterial) -> Self:
         """Return the pair of a raw private key, as `private_bytes` returned it."""
         try:
             return cls(X25519PrivateKey.from_private_bytes(private_key))
