@@ -53,7 +53,7 @@ class PostgresServer:
         (self._data / "pg_hba.conf").write_text(hba)
 
     def _run(self, program: str, *arguments: str | Path) -> None:
-        command = [_binaries() / program, *arguments]
+        command: list[str | Path] = [_binaries() / program, *arguments]
         subprocess.run(command, check=True, cwd=self.folder, stdout=subprocess.DEVNULL, **self._as)  # type: ignore[call-overload]
 
     def url(self, database: str, user: str = "postgres") -> str:

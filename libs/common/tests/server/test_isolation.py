@@ -61,9 +61,11 @@ async def test_unset_settings_mean_no_rows(database: Database, acme: TenantConte
     await put_note(database, acme)
     async with database._begun("BEGIN", None, ()) as connection:
         assert await paths(connection) == []
-        assert await connection.fetchrow(
+        unset = await connection.fetchrow(
             "select app.org_id(), app.workspace_id(), app.principal_id(), app.scope_id(), app.allows('secrets.read')"
-        ) == (None, None, None, None, False)
+        )
+        assert unset is not None
+        assert tuple(unset.values()) == (None, None, None, None, False)
     with pytest.raises(DatabaseRefused):
         async with database._begun("BEGIN", None, ()) as connection:
             await connection.execute("insert into note (path) values ('x')")
@@ -240,18 +242,18 @@ async def test_no_schema_of_the_callers_can_lend_the_functions_another_meaning(
     ("held", "statement", "answer"),
     [
         ("secrets.write", "select path from note", []),
-        ("secrets.read", "select path from note", [("a",)]),
+        ("secrets.read", "select path from note", ["a"]),
         ("secrets.read", "update note set body = 'x' returning path", []),
         ("secrets.readx", "select path from note", []),
         ("x.secrets", "select path from note", []),
     ],
 )
 async def test_a_permission_is_asked_for_in_the_policy_too(
-    database: Database, acme: TenantContext, held: str, statement: str, answer: list[tuple[str]]
+    database: Database, acme: TenantContext, held: str, statement: str, answer: list[str]
 ) -> None:
     await put_note(database, acme)
     async with database.transaction(replace(acme, permissions=frozenset({held}))) as connection:
-        assert await connection.fetch(statement) == answer
+        assert [row["path"] for row in await connection.fetch(statement)] == answer
 
 
 async def test_without_the_permission_nothing_is_written(database: Database, acme: TenantContext) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final, Self, TypeAlias, TypeVar
@@ -26,6 +26,7 @@ from typing import Any, Final, Self, TypeAlias, TypeVar
 import asyncpg
 from opentelemetry import trace
 
+from wardmesh.errors import WardmeshError
 from wardmesh.server.database_errors import (
     FROM_ASYNCPG,
     FROM_DRIVER,
@@ -102,6 +103,7 @@ class Connection:
     def __init__(self, raw: _Raw, tenant: TenantContext | None, before_commit: Iterable[BeforeCommit]) -> None:
         self._raw = raw
         self._failed = False
+        self._ended = False
         self._savepoints = 0
         self._before_commit = list(before_commit)
         self._after_commit: list[Callable[[], object]] = []
@@ -115,21 +117,21 @@ class Connection:
 
     async def execute(self, statement: str, *values: object) -> str:
         """Run `statement` and return its command tag, as `UPDATE 1`."""
-        return await self._run(self._raw.execute(statement, *values))
+        return await self._run(self._raw.execute, statement, *values)
 
     async def executemany(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
         """Run `statement` once for each row, pipelined."""
-        await self._run(self._raw.executemany(statement, rows))
+        await self._run(self._raw.executemany, statement, rows)
 
     async def fetch(self, statement: str, *values: object) -> list[asyncpg.Record]:
-        return await self._run(self._raw.fetch(statement, *values))
+        return await self._run(self._raw.fetch, statement, *values)
 
     async def fetchrow(self, statement: str, *values: object) -> asyncpg.Record | None:
-        return await self._run(self._raw.fetchrow(statement, *values))
+        return await self._run(self._raw.fetchrow, statement, *values)
 
     async def fetchval(self, statement: str, *values: object) -> Any:
         """Return the first column of the first row, or None; its type is the statement's, so check or annotate it."""
-        return await self._run(self._raw.fetchval(statement, *values))
+        return await self._run(self._raw.fetchval, statement, *values)
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
@@ -153,12 +155,14 @@ class Connection:
         """Call `hook` once the transaction is durable. It MUST NOT raise: there is nothing left to undo."""
         self._after_commit.append(hook)
 
-    async def _run(self, answer: Awaitable[_T]) -> _T:
+    async def _run(self, method: Callable[..., Awaitable[_T]], *arguments: object) -> _T:
+        if self._ended:
+            raise DatabaseDefect("the connection was used after its block had ended")
         try:
-            return await answer
+            return await method(*arguments)
         except FROM_DRIVER as error:
             self._failed = True
-            raise translate(error) from None
+            raise _translate_on(self._raw, error) from None
 
     async def _commit(self) -> None:
         # A hook may add another: the audit gate runs after what the handler has registered, and so on.
@@ -169,7 +173,7 @@ class Connection:
         try:
             await self._raw.execute(_COMMIT)
         except FROM_DRIVER as error:
-            translated = translate(error)
+            translated = _translate_on(self._raw, error)
             if isinstance(translated, DatabaseUnavailable) or isinstance(error, TimeoutError):
                 raise CommitUnknown() from None
             raise translated from None
@@ -263,19 +267,20 @@ class Database:
             attributes={"db.system.name": "postgresql", "db.namespace": self._application},
         ):
             pool, raw = await self._acquire()
+            connection = Connection(raw, tenant, before_commit)
             try:
-                connection = Connection(raw, tenant, before_commit)
-                try:
-                    await connection.execute(begin)
-                    yield connection
-                    await connection._commit()
-                except FROM_ASYNCPG as error:  # of a statement on `raw`
-                    await _roll_back(raw)
-                    raise translate(error) from None
-                except BaseException:
-                    await _roll_back(raw)
-                    raise
+                await connection.execute(begin)
+                yield connection
+                await connection._commit()
+            except FROM_ASYNCPG as error:  # of a statement on `raw`
+                translated = _translate_on(raw, error)
+                await _roll_back(raw)
+                raise translated from None
+            except BaseException:
+                await _roll_back(raw)
+                raise
             finally:
+                connection._ended = True
                 await _release(pool, raw)
 
     async def _acquire(self) -> tuple[_Pool, _Raw]:
@@ -289,13 +294,15 @@ class Database:
 
 async def _roll_back(raw: _Raw) -> None:
     """Leave a connection that is clean, or none."""
+    if _is_gone(raw):
+        return
     try:
         async with asyncio.timeout(_ROLLBACK_SECONDS):
             await raw.execute(_ROLLBACK)
     except FROM_DRIVER:
-        raw.terminate()
+        _drop(raw)
     except BaseException:
-        raw.terminate()
+        _drop(raw)
         raise
 
 
@@ -303,7 +310,27 @@ async def _release(pool: _Pool, raw: _Raw) -> None:
     try:
         await pool.release(raw)
     except FROM_DRIVER:
-        raw.terminate()  # the outcome of the transaction is known by now; a lost connection does not change it
+        _drop(raw)  # the outcome of the transaction is known by now; a lost connection does not change it
+
+
+def _drop(raw: _Raw) -> None:
+    with suppress(asyncpg.InterfaceError):
+        raw.terminate()
+
+
+def _is_gone(raw: _Raw) -> bool:
+    """Whether the connection is lost; the pool takes a lost one back at once, and its proxy then refuses every call."""
+    try:
+        return raw.is_closed()
+    except asyncpg.InterfaceError:
+        return True
+
+
+def _translate_on(raw: _Raw, error: Exception) -> WardmeshError:
+    translated = translate(error)
+    if isinstance(translated, DatabaseDefect) and translated.sqlstate is None and _is_gone(raw):
+        return DatabaseUnavailable("The connection to the database broke.")
+    return translated
 
 
 async def _set_codecs(raw: asyncpg.Connection[asyncpg.Record]) -> None:

@@ -86,6 +86,8 @@ def translate(error: BaseException) -> WardmeshError:
         return DatabaseUnavailable("The database cannot be reached.")
     if isinstance(error, asyncpg.DataError):  # the driver's own: a parameter of the wrong type
         return DatabaseDefect("a parameter does not fit its type")
+    if isinstance(error, asyncpg.InternalClientError):  # what its protocol says when the server dies in mid-sentence
+        return DatabaseUnavailable("The connection to the database broke.")
     if isinstance(error, asyncpg.InterfaceError) and "closed" in str(error):
         return DatabaseUnavailable("The connection to the database is closed.")
     return DatabaseDefect(type(error).__name__)

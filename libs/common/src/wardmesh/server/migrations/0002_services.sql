@@ -23,11 +23,12 @@ begin
     -- Not inherited: the service reads across tenants only where it says SET LOCAL ROLE, and then only the outbox.
     execute format('grant %I to %I with inherit false, set true, admin false', relay, login);
 
-    -- The server's log is read by people who may not read the data. DETAIL and CONTEXT lines, parameters and
-    -- statements carry values; a service cannot switch them on again.
+    -- The server's log is read by people who may not read the data. Errors of statements quote values, so they are
+    -- told to the service alone; LOG (slow statements, lock waits) and FATAL stay, without parameters, DETAIL and
+    -- CONTEXT. A service cannot switch these on again.
     for setting in
-        values ('log_error_verbosity', 'terse'), ('log_min_error_statement', 'panic'), ('log_statement', 'none'),
-               ('log_parameter_max_length', '0'), ('log_parameter_max_length_on_error', '0')
+        values ('log_min_messages', 'log'), ('log_error_verbosity', 'terse'), ('log_min_error_statement', 'panic'),
+               ('log_statement', 'none'), ('log_parameter_max_length', '0'), ('log_parameter_max_length_on_error', '0')
     loop
         execute format('alter role %I set %I = %L', login, setting.column1, setting.column2);
     end loop;
