@@ -9,8 +9,7 @@ not find out. A gate that errs refuses.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -27,14 +26,10 @@ from wardmesh.errors import (
     TokenMissing,
     violations_of,
 )
+from wardmesh.headers import AUTHORIZATION, DEADLINE_MS, REQUEST_ID
 from wardmesh.ids import InvalidIdError, RequestId
 from wardmesh.server.tokens import Caller
 from wardmesh.subjects import RpcSubject, is_reply_of
-
-AUTHORIZATION_HEADER: Final = "Authorization"
-REQUEST_ID_HEADER: Final = "Wardmesh-Request-Id"
-DEADLINE_HEADER: Final = "Wardmesh-Deadline-Ms"
-"""How many milliseconds the caller still waits, when it sends."""
 
 RequestT = TypeVar("RequestT", bound=Message)
 
@@ -47,7 +42,7 @@ def check_reply(subject: RpcSubject, reply: str) -> None:
 
 def bearer_token(headers: Mapping[str, str]) -> str:
     """Return the access token that came with a request."""
-    value = headers.get(AUTHORIZATION_HEADER)
+    value = headers.get(AUTHORIZATION)
     if not value:
         raise TokenMissing
     scheme, _, token = value.partition(" ")
@@ -91,7 +86,7 @@ def read_request(contract: Contract[..., RequestT, Any], body: bytes) -> Request
 
 def request_id(headers: Mapping[str, str]) -> RequestId:
     """Return the caller's request id, or a new one if it sent none that is one."""
-    text = headers.get(REQUEST_ID_HEADER)
+    text = headers.get(REQUEST_ID)
     if text is not None:
         try:
             return RequestId.parse(text)
@@ -100,9 +95,9 @@ def request_id(headers: Mapping[str, str]) -> RequestId:
     return RequestId.new()
 
 
-def time_allowed(contract: AnyContract, headers: Mapping[str, str]) -> timedelta:
+def seconds_allowed(contract: AnyContract, headers: Mapping[str, str]) -> float:
     """Return how long the request may take: what the caller still waits, at most `MAX_DEADLINE`."""
-    text = headers.get(DEADLINE_HEADER, "")
+    text = headers.get(DEADLINE_MS, "")
     if not (text.isascii() and text.isdigit()) or len(text) > 9:
-        return contract.deadline
-    return min(timedelta(milliseconds=int(text)), MAX_DEADLINE)
+        return contract.deadline.total_seconds()
+    return min(int(text) / 1000, MAX_DEADLINE.total_seconds())

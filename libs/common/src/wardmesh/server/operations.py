@@ -56,6 +56,7 @@ from wardmesh.errors import (
     UnknownOperation,
     WardmeshError,
 )
+from wardmesh.headers import REQUEST_ID
 from wardmesh.ids import RequestId, Scope
 from wardmesh.server import gates, telemetry
 from wardmesh.server.authenticator import Authenticator
@@ -179,8 +180,8 @@ class Operations:
             _log.error("a request on a subject that is none of ours")
             return
         bound = self._bound.get(subject.operation)
-        stats = self._unknown if bound is None else bound.stats
         contract = _unknown_operation(self.service) if bound is None else bound.contract
+        stats = self._unknown if bound is None else bound.stats
         request_id = gates.request_id(headers)
         with telemetry.server_span(contract.key, subject, request_id, headers) as span:
             call = Call(
@@ -188,39 +189,32 @@ class Operations:
                 scope=subject.scope,
                 principal=subject.principal,
                 request_id=request_id,
-                ends_at=asyncio.get_running_loop().time() + gates.time_allowed(contract, headers).total_seconds(),
+                ends_at=asyncio.get_running_loop().time() + gates.seconds_allowed(contract, headers),
                 trace_id=span.trace_id,
                 outbox=self._outbox,
             )
-            reply = message.reply
-            stats.requests += 1
+            failure: WardmeshError | None = None
             try:
-                gates.check_reply(subject, reply)
+                gates.check_reply(subject, message.reply)
                 answer = await self._walk(call, bound, subject, headers, message.data)
-            except ReplySubjectRefused as error:
-                reply = refusal_inbox(subject.principal)
-                await self._refuse(call, error, span)
-                await self._answer_error(reply, error, request_id)
-                failed: WardmeshError | None = error
             except WardmeshError as error:
-                await self._refuse(call, error, span)
-                await self._answer_error(reply, error, request_id)
-                failed = error
+                failure = error
             except Exception as error:  # noqa: BLE001 - whatever it is, the caller is answered
-                _log_defect(contract, request_id, error)
-                failed = InternalError()
-                await self._refuse(call, failed, span)
-                await self._answer_error(reply, failed, request_id)
+                _log_defect(contract, error)
+                failure = InternalError()
             else:
-                await self._answer(reply, answer)
-                failed = None
-            if failed is not None:
+                await self._send(message.reply, answer, None)
+            if failure is not None:
+                reply = refusal_inbox(subject.principal) if isinstance(failure, ReplySubjectRefused) else message.reply
+                await self._record_failure(call, failure)
+                await self._answer_error(reply, failure, request_id)
+                span.fail(failure.code)
                 stats.errors += 1
-                stats.last_error = failed.code
-                span.fail(failed.code)
+                stats.last_error = failure.code
             elapsed = time.perf_counter_ns() - started
+            stats.requests += 1
             stats.processing_nanoseconds += elapsed
-            telemetry.record_call(contract.key, "ok" if failed is None else failed.code, elapsed)
+            telemetry.record_call(contract.key, "ok" if failure is None else failure.code, elapsed)
 
     async def _walk(
         self, call: Call, bound: _Bound | None, subject: RpcSubject, headers: Mapping[str, str], body: bytes
@@ -249,8 +243,8 @@ class Operations:
                 await self._record_success(call)
         except TimeoutError:
             raise DeadlineExceeded from None
-        body: bytes = response.__pydantic_serializer__.to_json(response)
-        return body
+        answer: bytes = response.__pydantic_serializer__.to_json(response)
+        return answer
 
     def _limit(self, subject: RpcSubject, now: float) -> None:
         if self._limiter is not None:
@@ -266,7 +260,7 @@ class Operations:
         else:
             await self._recorder.emit(call.audit_scope, [event], trace_parent=telemetry.trace_parent())
 
-    async def _refuse(self, call: Call, error: WardmeshError, span: telemetry.ServerSpan) -> None:
+    async def _record_failure(self, call: Call, error: WardmeshError) -> None:
         """Record what was refused or failed. If that fails too, the caller is answered all the same."""
         if isinstance(error, AuditUnavailable):
             return  # there is nowhere to write it
@@ -277,17 +271,11 @@ class Operations:
                 await self._recorder.emit(call.audit_scope, [event], trace_parent=telemetry.trace_parent())
         except (AuditUnavailable, TimeoutError):
             _log.error("a refusal could not be recorded: %s %s", call.contract.key, error.code)
-        _log.info(
-            "refused",
-            extra={"operation": call.contract.key, "code": error.code, "request_id": str(call.request_id)},
-        )
-
-    async def _answer(self, reply: str, body: bytes) -> None:
-        await self._send(reply, body, None)
+        _log.info("not carried out", extra={"code": error.code})
 
     async def _answer_error(self, reply: str, error: WardmeshError, request_id: RequestId) -> None:
         body = error.to_problem(request_id).model_dump_json(exclude_none=True).encode()
-        headers = {CODE_HEADER: str(error.status), ERROR_HEADER: error.code, gates.REQUEST_ID_HEADER: request_id}
+        headers = {CODE_HEADER: str(error.status), ERROR_HEADER: error.code, REQUEST_ID: request_id}
         await self._send(reply, body, headers)
 
     async def _send(self, reply: str, body: bytes, headers: dict[str, str] | None) -> None:
@@ -299,14 +287,13 @@ class Operations:
             _log.warning("an answer could not be sent: %s", type(error).__name__)
 
 
-def _log_defect(contract: AnyContract, request_id: RequestId, error: Exception) -> None:
+def _log_defect(contract: AnyContract, error: Exception) -> None:
     # Where it happened, without the exception's text: that may quote what was sent.
     frames = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__, limit=-8)]
     _log.error(
         "defect in a handler",
         extra={
             "operation": contract.key,
-            "request_id": str(request_id),
             "error_type": type(error).__name__,
             "frames": frames,
         },

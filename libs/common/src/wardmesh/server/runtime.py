@@ -25,6 +25,7 @@ from joserfc.jwk import OKPKey
 from wardmesh.contracts import of_service
 from wardmesh.contracts.audit import AuditEnvelope, AuditEvent
 from wardmesh.errors import WardmeshError
+from wardmesh.headers import TRACE_PARENT
 from wardmesh.ids import EventId, Scope
 from wardmesh.server import telemetry
 from wardmesh.server.authenticator import TokenAuthenticator
@@ -61,7 +62,7 @@ class OutboxAudit:
             connection,
             AuditSubject(scope, self._outbox.service).format(),
             AuditEnvelope(events=(event,)).model_dump_json(exclude_defaults=True).encode(),
-            {} if trace_parent is None else {telemetry.TRACE_PARENT_HEADER: trace_parent},
+            {} if trace_parent is None else {TRACE_PARENT: trace_parent},
             message_id=EventId(event.id),
         )
 

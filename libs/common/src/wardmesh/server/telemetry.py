@@ -22,10 +22,10 @@ import structlog
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.trace import NonRecordingSpan, Span, SpanKind, Status, StatusCode
 
+from wardmesh.headers import TRACE_PARENT
 from wardmesh.ids import AgentId, Principal, RequestId
 from wardmesh.subjects import RpcSubject
 
-TRACE_PARENT_HEADER: Final = "traceparent"
 _tracer = trace.get_tracer("wardmesh")
 _meter = metrics.get_meter("wardmesh")
 _calls = _meter.create_counter("wardmesh.calls", unit="{call}", description="Requests answered, by operation and code")
@@ -59,12 +59,27 @@ class ServerSpan:
             self.span.set_attribute("error.type", code)
 
 
+_NO_SPAN: Final = ServerSpan(trace.INVALID_SPAN, None)
+
+
+def _is_tracing() -> bool:
+    """Tell whether anybody keeps spans; making ones that nobody keeps costs a request a tenth of its time."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
 @contextmanager
 def server_span(
     operation: str, subject: RpcSubject, request_id: RequestId, headers: Mapping[str, str]
 ) -> Iterator[ServerSpan]:
     """Continue the caller's trace while a request is answered, and put its ids on every log line."""
-    parent = propagate.extract(headers) if TRACE_PARENT_HEADER in headers else None
+    if TRACE_PARENT not in headers and not _is_tracing():
+        reset = _current.set(RequestContext(request_id, subject.principal, operation))
+        try:
+            yield _NO_SPAN
+        finally:
+            _current.reset(reset)
+        return
+    parent = propagate.extract(headers) if TRACE_PARENT in headers else None
     reset = _current.set(RequestContext(request_id, subject.principal, operation))
     try:
         with _tracer.start_as_current_span(
@@ -90,7 +105,7 @@ def server_span(
 @contextmanager
 def consumer_span(name: str, headers: Mapping[str, str] | None) -> Iterator[Span]:
     """Continue the trace of a message read from a stream."""
-    parent = propagate.extract(headers) if headers and TRACE_PARENT_HEADER in headers else None
+    parent = propagate.extract(headers) if headers and TRACE_PARENT in headers else None
     with _tracer.start_as_current_span(
         name, context=parent, kind=SpanKind.CONSUMER, record_exception=False, set_status_on_exception=False
     ) as span:
@@ -104,7 +119,7 @@ def trace_parent() -> str | None:
         return None
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
-    return carrier.get(TRACE_PARENT_HEADER)
+    return carrier.get(TRACE_PARENT)
 
 
 def record_call(operation: str, code: str, nanoseconds: int) -> None:
