@@ -68,7 +68,7 @@ class PostgresServer:
                 cwd=self.folder, stdout=log, stderr=log, **self._as,
             )  # type: ignore[call-overload]  # fmt: skip
         deadline = time.monotonic() + START_SECONDS
-        ready = [_binaries() / "pg_isready", "-q", "-h", self.folder, "-U", "postgres"]
+        ready: list[str | Path] = [_binaries() / "pg_isready", "-q", "-h", self.folder, "-U", "postgres"]
         while subprocess.run(ready, check=False).returncode:
             if time.monotonic() > deadline or self._process is None or self._process.poll() is not None:
                 raise RuntimeError(self.log.read_text())

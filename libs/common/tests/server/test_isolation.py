@@ -281,7 +281,12 @@ async def test_a_hostile_id_reaches_no_sql(database: Database, acme: TenantConte
 
 
 async def test_columns_take_ids_of_their_kind_only(database: Database, superuser: Superuser) -> None:
-    for kind, text in (("org_id", "ws_01h455vb4pex5vsknk084sn02q"), ("event_id", "*"), ("principal_id", "")):
+    for kind, text in (
+        ("org_id", "ws_01h455vb4pex5vsknk084sn02q"),
+        ("event_id", "*"),
+        ("org_id", OrgId.new() + "\n"),
+        ("principal_id", ""),
+    ):
         with pytest.raises(asyncpg.CheckViolationError):
             await superuser.fetchval(f"select '{text}'::app.{kind}")
     assert await superuser.fetchval(f"select '{UserId.new()}'::app.principal_id is not null")

@@ -71,6 +71,25 @@ async def test_a_migration_that_fails_says_what_and_is_undone_whole(postgres_ser
         await connection.close()
 
 
+async def test_a_backfill_says_that_it_means_every_row(postgres_server: Server, tmp_path: Path) -> None:
+    (tmp_path / "0001_table.sql").write_text(
+        "-- migrate:up\ncreate table audit.t (org_id app.org_id primary key, n int not null default 0);\n"
+        "select app.protect('audit.t', 'org', 'select');\n"
+        "set local role none;\ninsert into audit.t values ('org_00000000000000000000000000');\nreset role;\n"
+        "update audit.t set n = n + 1;\n"  # of nobody's rows: the owner is bound too
+        "set local role none;\nupdate audit.t set n = n + 10;\nreset role;\n"
+        "create table audit.u (org_id app.org_id);\nselect app.protect('audit.u', 'org', 'select');\n"
+        "-- migrate:down\n"
+    )
+    url = postgres_server.url(f"wardmesh_{secrets.token_hex(4)}")
+    await migrate(url, {"audit": tmp_path}, {})
+    connection = await asyncpg.connect(url)
+    try:
+        assert await connection.fetchval("select n from audit.t") == 10
+    finally:
+        await connection.close()
+
+
 async def test_a_services_password_opens_its_role_and_is_nowhere_to_be_read(
     postgres_server: Server, database_name: str
 ) -> None:

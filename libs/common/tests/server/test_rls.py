@@ -134,3 +134,12 @@ async def test_protect_refuses_a_table_that_the_owner_does_not_own(superuser: Su
             await superuser.execute("select app.protect('secrets.bad', 'org', 'select')")
     finally:
         await transaction.rollback()
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["'select', 'secrets.*'", "'select', 'a.b'')) or true --'", "'truncate', 'a.b'", "'all', 'a.b'", "'', 'a.b'"],
+)
+async def test_require_refuses_what_is_no_permission_or_command(superuser: Superuser, call: str) -> None:
+    with pytest.raises(asyncpg.RaiseError, match=r"app\.require"):
+        await superuser.execute(f"select app.require('secrets.note', {call})")

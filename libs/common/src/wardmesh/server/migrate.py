@@ -1,7 +1,8 @@
 """Brings a database to the present schema: roles, schema app, then each service's migrations.
 
 Used by `wardmesh up`, by the test fixtures, and as a one-shot container (`python -m wardmesh.server.migrate`).
-Runs as a superuser; services' migrations run with the role wardmesh_owner, so what they create belongs to it.
+Runs as a superuser; services' migrations run with the role wardmesh_owner, so what they create belongs to it. That
+role sees no rows either: a migration that fills in a column says `set local role none;` before and `reset role;` after.
 
 What always holds: it may run any number of times and at once with others (dbmate takes a lock); it ends with the
 catalog check of `wardmesh.server.rls`, so a database that it called good has no table without forced row-level

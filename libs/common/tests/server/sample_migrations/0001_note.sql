@@ -12,6 +12,7 @@ create table secrets.note (
 select app.protect('secrets.note', tenant => 'workspace', privileges => 'select, insert, update, delete');
 select app.require('secrets.note', 'select', 'secrets.read');
 select app.require('secrets.note', 'insert, update', 'secrets.write');
+select app.require('secrets.note', 'update', 'secrets.read');
 
 create table secrets.pinned (
     org_id       app.org_id not null default app.org_id(),

@@ -117,7 +117,8 @@ $$;
 
 -- app.require('secrets.version', 'insert, update', 'secrets.write')
 -- lets the commands pass only where the token carries the permission. It narrows what `protect` opened, never widens.
--- What holds for select holds for the rows that an update or a delete looks for, and for RETURNING.
+-- What holds for select holds for the rows that an update or a delete looks for, and for RETURNING. Two calls for the
+-- same command ask for both permissions.
 create function app.require(target regclass, commands text, permission text) returns void
     language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -127,10 +128,12 @@ declare
 begin
     if permission !~ '^[a-z0-9][a-z0-9_-]*\.[a-z0-9][a-z0-9_-]*$' then
         raise exception 'app.require: name the permission resource.action, not %', permission;
+    elsif commands !~ '^(select|insert|update|delete)(, *(select|insert|update|delete))*$' then
+        raise exception 'app.require: commands are of select, insert, update, delete, not %', commands;
     end if;
     foreach command in array regexp_split_to_array(commands, ', *') loop
-        execute format('create policy %I on %s as restrictive for %s to %I %s', 'require_' || command, target,
-            case when command in ('select', 'insert', 'update', 'delete') then command end, service,
+        execute format('create policy %I on %s as restrictive for %s to %I %s',
+            format('%s requires %s', command, permission), target, command, service,
             case command when 'insert' then format('with check ((select app.allows(%L)))', permission)
                          else format('using ((select app.allows(%L)))', permission) end);
     end loop;
