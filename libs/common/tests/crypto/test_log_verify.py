@@ -106,6 +106,15 @@ def test_an_extended_log_is_found() -> None:
     assert (caught.value.fault, caught.value.first) == (Fault.ENTRY_EXTRA, SIZE)
 
 
+def test_a_log_that_signs_a_size_it_does_not_have_is_found() -> None:
+    root = TileBuilder()
+    root.add([leaf_hash(entry) for entry in ENTRIES[:5]])
+    lie = sign_checkpoint(Checkpoint("example.org/ws_1", 8, root.root()), SIGNER)
+    with pytest.raises(InconsistentLog) as caught:
+        verify_log(ENTRIES[:5], lie, VKEY)
+    assert (caught.value.fault, caught.value.first) == (Fault.ENTRY_MISSING, 5)
+
+
 @pytest.mark.property
 @given(st.data())
 def test_tampering_with_any_tile_is_found_and_named(data: st.DataObject) -> None:
@@ -122,8 +131,10 @@ def test_tampering_with_any_tile_is_found_and_named(data: st.DataObject) -> None
 
 
 @pytest.mark.parametrize("tile", sorted(LOG.tiles))
-def test_missing_and_cut_tiles_are_found(tile: Tile) -> None:
-    for content, fault in ((None, Fault.TILE_MISSING), (LOG.tiles[tile][:-32], Fault.TILE_CHANGED)):
+def test_missing_cut_and_extended_tiles_are_found(tile: Tile) -> None:
+    whole = LOG.tiles[tile]
+    damages = ((None, Fault.TILE_MISSING), (whole[:-32], Fault.TILE_CHANGED), (whole + bytes(32), Fault.TILE_CHANGED))
+    for content, fault in damages:
         with pytest.raises(InconsistentLog) as caught:
             verify_log(ENTRIES, LOG.checkpoint, VKEY, stored=lambda at, it=content: it if at == tile else LOG.tiles[at])
         assert (caught.value.fault, caught.value.tile) == (fault, tile.path)

@@ -166,6 +166,14 @@ def test_corrupted_consistency_proofs_are_refused(obvious: Any, old: int, new: i
             verify_consistency(*attack)
 
 
+def test_a_proof_that_is_too_long_is_refused_even_if_its_hashes_fit(obvious: Any) -> None:
+    """A root that the attacker signed itself: size and proof disagree, and only the length shows it."""
+    for size in (1, 5, 8):
+        longer = [*obvious.path(0, 0, size), GARBAGE]
+        with pytest.raises(BadProof, match="too long"):
+            verify_inclusion(0, size, obvious.root(0, 1), longer, node_hash(GARBAGE, obvious.root(0, size)))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "proof", "old_root", "new_root"),
     [

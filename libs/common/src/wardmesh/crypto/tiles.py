@@ -156,11 +156,9 @@ def decode_bundle(data: bytes, *, width: int = TILE_WIDTH) -> list[bytes]:
     while position < end and len(entries) < width:
         start = position + 2
         position = start + int.from_bytes(data[start - 2 : start], "big")
-        if start > end or position > end:
-            raise MalformedEncoding("the bundle ends within an entry")
         entries.append(data[start:position])
-    if position != end or len(entries) != width:
-        raise MalformedEncoding("the bundle has another number of entries than its width requires")
+    if position != end or len(entries) != width:  # past the end, where the last entry or its length is cut off
+        raise MalformedEncoding("the bundle does not have just the entries that its width requires")
     return entries
 
 
