@@ -11,7 +11,8 @@ from __future__ import annotations
 import enum
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
+from pydantic_core import to_json
 
 from wardmesh.contracts.fields import Json, Limit, Time, Token, WaitSeconds
 from wardmesh.contracts.operation import (
@@ -36,6 +37,15 @@ MAX_TARGETS: Final = 16
 MAX_DETAILS_BYTES: Final = 8 * 1024
 MAX_LEAVES: Final = 256
 """Leaves of one page: one C2SP entry bundle."""
+MAX_PAGE_BYTES: Final = 512 * 1024
+"""Leaves' bytes of one page: base64 makes a third more of them, and a message has 1 MiB at the most."""
+
+
+def _small(details: dict[str, Json]) -> dict[str, Json]:
+    if len(to_json(details)) > MAX_DETAILS_BYTES:
+        raise ValueError(f"details are at most {MAX_DETAILS_BYTES} bytes of JSON")
+    return details
+
 
 Action = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+){1,3}$", max_length=128)]
 Target = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -59,7 +69,7 @@ class NewAuditEvent(Message):
     outcome: Outcome = Outcome.SUCCESS
     targets: Annotated[tuple[Target, ...], Field(max_length=MAX_TARGETS)] = ()
     reason: Reason | None = None
-    details: Details = Field(default_factory=dict)
+    details: Annotated[Details, AfterValidator(_small)] = Field(default_factory=dict)
     occurred_at: Time | None = None
     id: EventId | None = None
 
@@ -124,7 +134,10 @@ class Filter(Message):
 
 
 class Query(Message):
-    """A page of entries, newest first; `before` is the smallest index of the page before this one."""
+    """A page of entries, newest first; `before` is the smallest index of the page before this one.
+
+    A page may be shorter than `limit` (`MAX_PAGE_BYTES`); the last page is the empty one.
+    """
 
     filter: Filter = Filter()
     before: int | None = Field(default=None, ge=0)
@@ -147,6 +160,12 @@ class Entries(Message):
     next_start: int
 
 
+class SealedEntries(Message):
+    """What travels on `sealed.{scope}.{category}`: entries that are in the log, by index. At least once."""
+
+    entries: tuple[Entry, ...]
+
+
 class Checkpoint(Message):
     """A C2SP signed checkpoint of the scope's log, and the verifier key of who signed it."""
 
@@ -163,7 +182,13 @@ class ReadLeaves(Message):
 
 
 class Leaves(Message):
+    """`leaves` begin at the index asked for and may be fewer than `limit`; there are none beyond the log's end.
+
+    `hashes` are what the tree holds for them, stored apart: where the hash of a leaf is another, that leaf was changed.
+    """
+
     leaves: tuple[bytes, ...]
+    hashes: tuple[bytes, ...]
 
 
 class Prove(Message):
