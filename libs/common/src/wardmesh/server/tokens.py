@@ -152,5 +152,5 @@ def import_key(jwk: Mapping[str, Any]) -> OKPKey:
         raise ValueError("not a public Ed25519 key")
     try:
         return OKPKey.import_key({name: str(value) for name, value in jwk.items()})
-    except JoseError as error:
+    except (JoseError, ValueError) as error:
         raise ValueError("not a public Ed25519 key") from error
