@@ -72,7 +72,7 @@ async def test_moved_to_another_path(service: VaultService, admin: Any, superuse
     async with tampering(superuser) as connection:
         workspace = admin.caller.workspace
         versions = "secrets.secret_versions where workspace_id = $1"
-        await connection.execute(f"delete from {versions} and path = 'cheap'", workspace)
+        await connection.execute(f"delete from {versions} and path = 'cheap'", workspace)  # noqa: S608
         await connection.execute("update secrets.secret_versions set path = 'cheap' where workspace_id = $1", workspace)
     with pytest.raises(StoredUnopenable):
         await get(service, admin, "cheap")
@@ -85,7 +85,7 @@ async def test_an_old_version_passed_off_as_the_newest(service: VaultService, ad
     async with tampering(superuser) as connection:
         workspace = admin.caller.workspace
         versions = "secrets.secret_versions where workspace_id = $1"
-        await connection.execute(f"delete from {versions} and version = 2", workspace)
+        await connection.execute(f"delete from {versions} and version = 2", workspace)  # noqa: S608
         await connection.execute("update secrets.secret_versions set version = 2 where workspace_id = $1", workspace)
     with pytest.raises(StoredUnopenable):
         await get(service, admin, "a")
