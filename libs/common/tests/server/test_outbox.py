@@ -82,7 +82,7 @@ async def waiting(superuser: Superuser) -> int:
 
 async def until_empty(superuser: Superuser, seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
-        while await waiting(superuser):  # noqa: ASYNC110 - the database has no event to wait for
+        while await waiting(superuser):
             await asyncio.sleep(0.005)
 
 

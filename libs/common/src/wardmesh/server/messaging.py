@@ -133,10 +133,15 @@ class Messaging:
         """
         config = replace(config, num_replicas=replicas)
         info = await _patiently(lambda: self._create_or_read(config))
+        present = info.as_dict()
         differing = [
             name
             for name, declared in config.as_dict().items()
-            if declared is not None and name in _COMPARED and info.as_dict().get(name) != declared
+            if name in _COMPARED
+            and declared is not None
+            and present.get(name) != declared
+            # No window declared means the server's own.
+            and (declared or name != "duplicate_window")
         ]
         if differing:
             self.drift[str(config.name)] = differing
