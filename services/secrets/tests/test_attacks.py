@@ -16,8 +16,9 @@ from wardmesh.contracts.secrets import GetSecret, PutSecret
 from wardmesh.crypto.sealing import seal_to
 from wardmesh.crypto.vault import get_info, put_info
 from wardmesh.server.database import Database, DatabaseRefused, TenantContext
+from wardmesh.server.kek import LocalKey
 from wardmesh.server.rls import violations
-from wardmesh_secrets.crypto import Keyring, LocalKey
+from wardmesh_secrets.crypto import Keyring
 from wardmesh_secrets.errors import StoredUnopenable
 from wardmesh_secrets.service import VaultService
 from wardmesh_secrets.store import PostgresStore

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from wardmesh.crypto.errors import InvalidKey
 from wardmesh.crypto.sealing import HolderKey, seal_to
 from wardmesh.ids import OrgId, WorkspaceId
-from wardmesh_secrets.crypto import Keyring, LocalKey
+from wardmesh.server.kek import LocalKey
+from wardmesh_secrets.crypto import Keyring
 from wardmesh_secrets.domain import Owner, Place
 from wardmesh_secrets.errors import NotSealedForThis, StoredUnopenable
 

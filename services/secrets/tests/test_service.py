@@ -28,7 +28,8 @@ from wardmesh.crypto.sealing import HolderKey, seal_to
 from wardmesh.crypto.vault import get_info, put_info
 from wardmesh.errors import ServiceUnavailable
 from wardmesh.ids import RequestId
-from wardmesh_secrets.crypto import Keyring, LocalKey
+from wardmesh.server.kek import LocalKey
+from wardmesh_secrets.crypto import Keyring
 from wardmesh_secrets.errors import (
     NoHolderKey,
     NoSuchSecret,

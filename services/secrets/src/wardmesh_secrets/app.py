@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
+from wardmesh.server.kek import LocalKey
 from wardmesh.server.runtime import Runtime
 from wardmesh.server.settings import read_key
 from wardmesh_secrets import handlers
-from wardmesh_secrets.crypto import Keyring, LocalKey
+from wardmesh_secrets.crypto import Keyring
 from wardmesh_secrets.service import VaultService
 from wardmesh_secrets.settings import Settings
 from wardmesh_secrets.store import PostgresStore

@@ -20,51 +20,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Final
-
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from wardmesh.crypto import aead
 from wardmesh.crypto import errors as crypto_errors
 from wardmesh.crypto.aead import KeyMaterial, Random
 from wardmesh.crypto.sealing import HolderKey
+from wardmesh.server.kek import KeyEncryptionKey
 from wardmesh_secrets.domain import Owner, Place, SealedVersion, StoredScopeKey, StoredSealingKey
 from wardmesh_secrets.errors import NotSealedForThis, StoredUnopenable
-from wardmesh_secrets.ports import KeyEncryptionKey
 
 _SCOPE_KEY: Final = b"wardmesh/vault/v1/scope-key"
 _SEALING_KEY: Final = b"wardmesh/vault/v1/sealing-key"
 _DATA_KEY: Final = b"wardmesh/vault/v1/data-key"
 _VALUE: Final = b"wardmesh/vault/v1/value"
-_KEK_ID: Final = b"wardmesh/vault/v1/kek-id"
-_KEK_ID_BYTES: Final = 16
 _NUMBER_BYTES: Final = 8
-
-
-class LocalKey:
-    """A key encryption key out of a file, in this process's memory."""
-
-    def __init__(self, key: bytes, *, random: Random = os.urandom) -> None:
-        self._key = key
-        self._random = random
-        # Derived, so that it says nothing about the key; it tells which key a row needs, when there are several.
-        self.id: Final = f"local:{HKDF(SHA256(), _KEK_ID_BYTES, None, _KEK_ID).derive(key).hex()}"
-
-    def __repr__(self) -> str:
-        return f"LocalKey({self.id})"
-
-    async def wrap(self, key: KeyMaterial, context: Sequence[bytes]) -> bytes:
-        return aead.wrap(self._key, key, context, random=self._random)
-
-    @asynccontextmanager
-    async def unwrapped(self, wrapped: bytes, context: Sequence[bytes]) -> AsyncIterator[bytearray]:
-        with ExitStack() as stack:
-            with _stored():
-                key = stack.enter_context(aead.unwrapped(self._key, wrapped, context))
-            yield key
 
 
 class Keyring:
@@ -125,9 +97,8 @@ class Keyring:
         self, sealing_key: StoredSealingKey, owner: Owner, sealed: bytes, info: Sequence[bytes]
     ) -> AsyncIterator[bytearray]:
         """Yield the value that a caller sealed to `sealing_key` with this `info`; overwrite it when the block ends."""
-        self._expect_kek(sealing_key.kek_id)
         context = _sealing_key_context(owner, sealing_key.key_id, sealing_key.public_key)
-        async with self._kek.unwrapped(sealing_key.wrapped, context) as private:
+        async with self._unwrapped(sealing_key.kek_id, sealing_key.wrapped, context) as private:
             try:
                 value = bytearray(HolderKey.from_private_bytes(private).open(sealed, info))
             except crypto_errors.Undecryptable as error:
@@ -139,15 +110,20 @@ class Keyring:
 
     @asynccontextmanager
     async def _scope_key(self, stored: StoredScopeKey, owner: Owner) -> AsyncIterator[bytearray]:
-        self._expect_kek(stored.kek_id)
-        async with self._kek.unwrapped(stored.wrapped, _scope_key_context(owner, stored.generation)) as key:
+        context = _scope_key_context(owner, stored.generation)
+        async with self._unwrapped(stored.kek_id, stored.wrapped, context) as key:
             yield key
 
-    def _expect_kek(self, kek_id: str) -> None:
+    @asynccontextmanager
+    async def _unwrapped(self, kek_id: str, wrapped: bytes, context: Sequence[bytes]) -> AsyncIterator[bytearray]:
         if kek_id != self._kek.id:
             raise StoredUnopenable(
                 "It was wrapped under another key encryption key than this mesh runs with; restore the key file."
             )
+        async with AsyncExitStack() as stack:
+            with _stored():
+                key = await stack.enter_async_context(self._kek.unwrapped(wrapped, context))
+            yield key
 
 
 @contextmanager

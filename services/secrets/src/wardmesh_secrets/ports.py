@@ -1,4 +1,4 @@
-"""What the vault needs from outside: a store, and somebody who keeps the key encryption key.
+"""What the vault needs from outside: a store. (Who keeps the key encryption key: `wardmesh.server.kek`.)
 
 Every implementation of `VaultStore` passes tests/test_store_contract.py.
 """
@@ -11,27 +11,9 @@ from datetime import datetime
 from typing import Protocol
 
 from wardmesh.contracts.secrets import Grant, SecretInfo
-from wardmesh.crypto.aead import KeyMaterial
 from wardmesh.ids import Principal
 from wardmesh.server.context import Call
 from wardmesh_secrets.domain import SealedVersion, StoredScopeKey, StoredSealingKey, StoredVersion
-
-
-class KeyEncryptionKey(Protocol):
-    """The customer's key. It may live in another process; nothing here asks for its bytes."""
-
-    @property
-    def id(self) -> str:
-        """Which key this is. MUST differ between keys, and MUST NOT tell anything of the key."""
-
-    async def wrap(self, key: KeyMaterial, context: Sequence[bytes]) -> bytes:
-        """Return `key`, 32 bytes, encrypted and bound to `context`."""
-
-    def unwrapped(self, wrapped: bytes, context: Sequence[bytes]) -> AbstractAsyncContextManager[bytearray]:
-        """Yield what `wrap` was given with the same context, and overwrite it when the block ends.
-
-        MUST raise `StoredUnopenable` for another key, another context and damage.
-        """
 
 
 class VaultTransaction(Protocol):
