@@ -280,12 +280,13 @@ class _Poll:
             _finish(self.ended)
 
     async def wait(self, seconds: float, *, heartbeats: bool) -> None:
-        """Return when the poll has ended, when it is over time, or when the broker has forgotten it."""
+        """Return when the poll has ended, or note that the broker has forgotten it or is not there."""
         deadline = _now() + seconds
         while not self.ended.done():
             silent_until = self._heard + 2 * _HEARTBEAT_SECONDS + _GRACE_SECONDS if heartbeats else deadline
             left = min(deadline, silent_until) - _now()
             if left <= 0:
+                self._failure = ServiceUnavailable("The message broker did not answer.")
                 return
             await asyncio.wait({self.ended}, timeout=left)
 
