@@ -1,0 +1,54 @@
+"""Puts the log together. Everything that is constructed, is constructed here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from wardmesh.server.runtime import Runtime
+from wardmesh.server.settings import read_seed
+from wardmesh_audit import handlers, streams
+from wardmesh_audit.sealer import Sealer
+from wardmesh_audit.service import AuditService
+from wardmesh_audit.settings import Settings
+from wardmesh_audit.signing import BucketMemory, LogSigner
+from wardmesh_audit.store import PostgresStore
+from wardmesh_audit.subscriber import sealing_broker
+from wardmesh_audit.wakeups import NatsWakeups
+
+
+@asynccontextmanager
+async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
+    """The service, for as long as the block runs."""
+    messaging = runtime.messaging
+    signer = LogSigner.from_file(settings.log_name, settings.audit_log_key_file)
+    for stream in (streams.AUDIT, streams.SEALED, streams.DEAD):
+        await messaging.ensure_stream(stream, replicas=settings.stream_replicas)
+    memory = await BucketMemory.open(messaging.jetstream, replicas=settings.stream_replicas)
+    store = PostgresStore(runtime.database)
+    service = AuditService(store, runtime.audit, NatsWakeups(messaging.nats), signer, memory, _now)
+    handlers.bind(runtime.operations, service)
+
+    async def closed() -> None:
+        if not stopping:
+            runtime.fail("the sealer's connection to the broker is closed")
+
+    stopping = False
+    broker = sealing_broker(
+        settings.nats_servers(),
+        seed=read_seed(settings.nats_seed_file),
+        seal=Sealer(store, messaging, runtime.audit).seal,
+        ca_file=settings.nats_ca_file,
+        closed=closed,
+    )
+    await broker.start()
+    try:
+        yield
+    finally:
+        stopping = True
+        await broker.stop()  # finishes the batch in hand
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

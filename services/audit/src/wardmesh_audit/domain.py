@@ -1,0 +1,207 @@
+"""What a leaf is, and how an envelope becomes leaves. Pure.
+
+A leaf is JSON in one spelling (keys sorted, no white space, UTF-8, what has its default left out) of
+
+    {"event": …, "received_at": …, "scope": …, "source": …, "version": 1}
+
+Scope and source come from the message's subject, which the broker vouches for; the time of receipt is the broker's.
+The leaf's bytes are kept and hashed as they are. Nobody ever has to spell an event again to verify one.
+
+What always holds: what `decode_envelope` returns can be stored and proven: it fits a tlog-tiles entry, contains no
+newline, and every event id occurs once.
+
+On failure: `MalformedEnvelope` for a message, `LogDamaged` for stored bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from wardmesh.contracts.audit import AuditEnvelope, AuditEvent, Entry, Filter, NewAuditEvent, Outcome
+from wardmesh.contracts.fields import Time, Token
+from wardmesh.contracts.operation import Category, Message
+from wardmesh.crypto.merkle import leaf_hash
+from wardmesh.crypto.tiles import MAX_ENTRY_BYTES
+from wardmesh.ids import EventId, OrgId, Principal, RequestId, Scope, ScopeField, ServiceId
+from wardmesh.subjects import AuditSubject, InvalidSubjectError
+from wardmesh_audit.errors import LogDamaged, MalformedEnvelope
+
+VERSION: Final = 1
+REJECTED: Final = "audit.envelope_rejected"
+_SHOWN_SUBJECT_CHARACTERS: Final = 200
+
+
+class Leaf(Message):
+    """An entry as it is hashed; its index is its place, so it is not in it."""
+
+    version: Literal[1] = VERSION
+    scope: ScopeField
+    source: Token
+    received_at: Time
+    event: AuditEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An event that waits for its place in the log."""
+
+    event: AuditEvent
+    source: str
+    received_at: datetime
+    leaf: bytes
+    leaf_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A message of stream AUDIT, understood."""
+
+    scope: Scope
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A leaf in its place."""
+
+    index: int
+    leaf: bytes
+
+
+def decode_envelope(subject: str, data: bytes, received_at: datetime) -> Envelope:
+    """Return what a message carries; raise `MalformedEnvelope` if it can never be sealed."""
+    try:
+        parsed = AuditSubject.parse(subject)
+    except InvalidSubjectError as error:
+        raise MalformedEnvelope("forged_subject") from error
+    try:
+        envelope = AuditEnvelope.model_validate_json(data)
+    except ValidationError as error:
+        raise MalformedEnvelope("malformed_envelope", parsed.scope) from error
+    events: dict[EventId, AuditEvent] = {}
+    for event in envelope.events:
+        events.setdefault(event.id, event)
+    return Envelope(parsed.scope, tuple(_candidate(parsed, event, received_at) for event in events.values()))
+
+
+def _candidate(subject: AuditSubject, event: AuditEvent, received_at: datetime) -> Candidate:
+    try:
+        leaf = encode_leaf(subject.scope, subject.source, received_at, event)
+    except (ValueError, RecursionError) as error:  # a number that JSON has no spelling for, a lone surrogate
+        raise MalformedEnvelope("unspeakable_event", subject.scope) from error
+    if len(leaf) > MAX_ENTRY_BYTES:
+        raise MalformedEnvelope("event_too_large", subject.scope)
+    return Candidate(event, subject.source, received_at, leaf, leaf_hash(leaf))
+
+
+def encode_leaf(scope: Scope, source: str, received_at: datetime, event: AuditEvent) -> bytes:
+    """Return the bytes that are hashed; raise `ValueError` if there is no JSON for them."""
+    document: dict[str, Any] = {
+        "version": VERSION,
+        "scope": scope,
+        "source": source,
+        "received_at": received_at.astimezone(UTC).isoformat(timespec="microseconds"),
+        "event": event.model_dump(mode="json", exclude_defaults=True),
+    }
+    text = json.dumps(document, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode()
+
+
+def decode_leaf(stored: Stored) -> Entry:
+    """Return the entry that a stored leaf says; raise `LogDamaged` if it says none."""
+    try:
+        leaf = Leaf.model_validate_json(stored.leaf)
+    except ValidationError as error:
+        raise LogDamaged(f"Entry {stored.index} of the log cannot be read.") from error
+    return Entry(
+        index=stored.index, scope=leaf.scope, source=leaf.source, event=leaf.event, received_at=leaf.received_at
+    )
+
+
+def matches(query: Filter, entry: Entry) -> bool:
+    """Tell whether an entry matches every field that the filter gives; the store's SQL says the same."""
+    event = entry.event
+    return (
+        (query.category is None or event.category == query.category)
+        and (query.actor is None or event.actor == query.actor)
+        and (query.action is None or event.action == query.action)
+        and (query.outcome is None or event.outcome == query.outcome)
+        and (query.target is None or query.target in event.targets)
+        and (query.request_id is None or event.request_id == query.request_id)
+        and (query.since is None or event.occurred_at >= query.since)
+        and (query.until is None or event.occurred_at < query.until)
+    )
+
+
+def searchable(text: str) -> str:
+    """Return `text` as a column can hold it: PostgreSQL's text has no NUL. The leaf has it all the same."""
+    return text.replace("\x00", "\ufffd")
+
+
+def complete(
+    new: NewAuditEvent,
+    *,
+    actor: Principal,
+    acting_for: Principal | None,
+    request_id: RequestId,
+    trace_id: str | None,
+    now: datetime,
+) -> AuditEvent:
+    """Return what an emitter said, with what the mesh knows."""
+    return AuditEvent(
+        id=new.id or EventId.new(),
+        occurred_at=new.occurred_at or now,
+        category=new.category,
+        action=new.action,
+        outcome=new.outcome,
+        actor=actor,
+        acting_for=acting_for,
+        targets=new.targets,
+        reason=new.reason,
+        request_id=request_id,
+        trace_id=trace_id,
+        details=new.details,
+    )
+
+
+def rejection(
+    problem: MalformedEnvelope, subject: str, data: bytes, received_at: datetime, sequence: int
+) -> AuditEvent:
+    """Return what the log says of a message that could not be sealed.
+
+    The same message leaves the same event, however often it is delivered, so the log has it once. A subject that
+    names no scope is told of in the mesh's own log, that of the nil organization.
+    """
+    digest = sha256(data).hexdigest()
+    identity = sha256(f"{sequence}\n{received_at.isoformat()}\n{subject}\n{digest}".encode()).digest()
+    return AuditEvent(
+        id=EventId.from_uuid(UUID(bytes=identity[:16])),
+        occurred_at=received_at,
+        category=Category.ADMINISTRATION,
+        action=REJECTED,
+        outcome=Outcome.FAILED,
+        actor=ServiceId.nil(),
+        reason=problem.reason,
+        details={"bytes": len(data), "sha256": digest, "subject": subject[:_SHOWN_SUBJECT_CHARACTERS]},
+    )
+
+
+def log_of(problem: MalformedEnvelope) -> Scope:
+    """Return whose log tells of a rejected message."""
+    return OrgId.nil() if problem.scope is None else problem.scope
+
+
+def by_category(entries: Iterable[Entry]) -> Mapping[Category, list[Entry]]:
+    """Return entries by category, each in the order given."""
+    found: dict[Category, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.event.category, []).append(entry)
+    return found

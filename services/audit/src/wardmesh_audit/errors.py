@@ -1,0 +1,56 @@
+"""What goes wrong in the log.
+
+    MalformedEnvelope       a message that is not an envelope; it becomes a dead letter, never an answer
+    InternalError
+    └── LogDamaged          the stored log contradicts itself; names the first entry concerned
+    ServiceUnavailable
+    └── SigningRefused      the head does not extend what was signed before: nothing is signed until people have looked
+    NotFound
+    └── NoSuchEntry         a proof was asked for an entry or a size that the log does not have
+
+What always holds: no text contains anything of an event; an index and a size say where to look.
+"""
+
+from __future__ import annotations
+
+from wardmesh.errors import InternalError, NotFound, ServiceUnavailable
+from wardmesh.ids import Scope
+
+
+class MalformedEnvelope(Exception):
+    """A message that cannot be sealed, whatever is tried.
+
+    `reason` is a word for machines. `scope` is whose log shall tell of it, if the subject names a scope at all.
+    """
+
+    def __init__(self, reason: str, scope: Scope | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.scope = scope
+
+
+class LogDamaged(InternalError):
+    """Rows of the log are missing, or are not those that were written."""
+
+    title = "The stored log is damaged"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} Export the log and run `wardmesh audit verify`; restore what is damaged from a backup."
+        )
+
+
+class SigningRefused(ServiceUnavailable):
+    """Signing the head would fork the log: two checkpoints, of which neither extends the other."""
+
+    title = "The log's head is not signed"
+    advice = (
+        "The log is not an extension of what was signed before, as after a restored backup. "
+        "Nothing is signed until an operator has compared both."
+    )
+
+
+class NoSuchEntry(NotFound):
+    """The log has fewer entries than that."""
+
+    advice = "Ask for an entry and a size that the log has; a checkpoint tells its size."

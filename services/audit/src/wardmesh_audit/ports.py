@@ -1,0 +1,114 @@
+"""What the log needs from outside: a store, a memory for what was signed, a way to publish, and to be woken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from wardmesh.contracts.audit import AuditEvent, Filter
+from wardmesh.crypto.tiles import Tile
+from wardmesh.ids import Scope
+from wardmesh.server.messages import OutboundMessage
+from wardmesh.server.tenant import TenantContext
+from wardmesh_audit.domain import Candidate, Stored
+from wardmesh_audit.proofs import Head, SignedHead
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What sealing did: the first index it gave out, how many, and how many it had already."""
+
+    first: int
+    added: int
+    known: int
+
+
+@dataclass
+class Publication:
+    """Sealed entries that nobody has published yet, in order; `upto` is set to how far they have been."""
+
+    entries: Sequence[Stored]
+    published_size: int
+    upto: int | None = None
+
+
+class LogStore(Protocol):
+    """The logs. What is read on behalf of a tenant is that tenant's scope only."""
+
+    async def seal(self, scope: Scope, candidates: Sequence[Candidate]) -> Sealed:
+        """Append what is not in the log yet, in order.
+
+        MUST be one transaction, serialized with every other of this scope. MUST NOT return before it is durably
+        committed. An event id that the log has, from whenever, MUST NOT enter it again.
+        """
+
+    def publication(self, scope: Scope, *, limit: int) -> AbstractAsyncContextManager[Publication]:
+        """Hold back other publishers of the scope, and show what is to be published next.
+
+        What `upto` was set to by the end of the block is remembered, durably, and never goes back. If the block
+        raises, nothing is remembered.
+        """
+
+    async def head(self, tenant: TenantContext) -> Head:
+        """Return the committed head; an empty one if nothing was ever sealed."""
+
+    async def page(
+        self, tenant: TenantContext, query: Filter, *, start: int, end: int, limit: int, newest_first: bool
+    ) -> Sequence[Stored]:
+        """Return entries of [start, end) that match, at most `limit` and at most a page's bytes, but at least one."""
+
+    async def leaves(self, tenant: TenantContext, *, start: int, end: int) -> Sequence[Stored]:
+        """Return the leaves of [start, end), at most a page's bytes, but at least one if there is one."""
+
+    async def tiles(self, tenant: TenantContext, tiles: Iterable[Tile]) -> Mapping[Tile, bytes]:
+        """Return the contents of tiles of committed entries; shorter ones where rows are missing."""
+
+    async def signed(self, scope: Scope) -> SignedHead | None:
+        """Return what was signed last, as the database remembers it."""
+
+    async def remember_signed(self, scope: Scope, signed: SignedHead) -> None:
+        """Remember what is about to be given out. MUST NOT return before it is durable; MUST NOT go back."""
+
+
+class SignedMemory(Protocol):
+    """What was signed last, remembered outside of the database, so that a restored backup does not fork the log."""
+
+    async def last(self, scope: Scope) -> tuple[SignedHead | None, int]:
+        """Return what was signed last, and a revision for `remember`; raise `ServiceUnavailable` if it is not known."""
+
+    async def remember(self, scope: Scope, signed: SignedHead, revision: int) -> None:
+        """Remember, if nobody has since `revision`; raise `SignedMeanwhile` otherwise. MUST be durable on return."""
+
+
+class SignedMeanwhile(Exception):
+    """Another process has signed a head of this log in the meantime."""
+
+
+class Publisher(Protocol):
+    """The broker, for streams."""
+
+    async def publish(self, messages: Sequence[OutboundMessage]) -> None:
+        """Publish in order. MUST NOT return before every message is durable; MUST raise if one may not be."""
+
+
+class Emitter(Protocol):
+    """The way of audit events into stream AUDIT."""
+
+    async def emit(self, scope: Scope, events: Iterable[AuditEvent], *, trace_parent: str | None = None) -> None:
+        """MUST NOT return before the events are durable."""
+
+
+class Listener(Protocol):
+    """Somebody who waits for a scope's log to grow."""
+
+    async def wait(self, seconds: float) -> None:
+        """Return when the log may have grown since the last call, or after `seconds`."""
+
+
+class Wakeups(Protocol):
+    """News of sealed entries."""
+
+    def listen(self, scope: Scope) -> AbstractAsyncContextManager[Listener]:
+        """Hear of what is sealed from now on, while the block runs."""

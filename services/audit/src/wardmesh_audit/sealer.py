@@ -1,0 +1,228 @@
+"""Sealing: from messages of stream AUDIT to entries of the log. The use case; `subscriber` brings the messages.
+
+    decode → one transaction a scope → publish what is sealed → acknowledge
+
+What always holds:
+- A message is acknowledged only when its events are committed to the log, or when it is in stream DEAD as it came and
+  the log will tell of it. A crash anywhere leaves it unacknowledged: it is delivered again, to any sealer, and events
+  that are in the log already are dropped by their ids.
+- What is sealed is published before the acknowledgement, from where publishing stopped the last time. So a crash after
+  the commit is repaired when the message comes again, without anybody having to look through all tenants' logs.
+- One tenant's trouble is that tenant's: a scope that cannot be sealed now is asked to come back later, alone.
+- A message that can never be sealed does not hold up those behind it.
+
+On failure: nothing is raised; the messages come again after a while (`RETRY_SECONDS`, `DAMAGED_RETRY_SECONDS`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from datetime import datetime
+from typing import Final, NamedTuple, Protocol
+
+from opentelemetry import metrics
+
+from wardmesh.contracts.audit import Entry, SealedEntries
+from wardmesh.errors import WardmeshError
+from wardmesh.headers import TRACE_PARENT
+from wardmesh.ids import Scope
+from wardmesh.server import telemetry
+from wardmesh.server.database_errors import DatabaseDefect
+from wardmesh.server.messages import OutboundMessage
+from wardmesh.subjects import SealedSubject
+from wardmesh_audit import domain
+from wardmesh_audit.domain import Candidate, Envelope, Stored
+from wardmesh_audit.errors import LogDamaged, MalformedEnvelope
+from wardmesh_audit.ports import Emitter, LogStore, Publisher
+from wardmesh_audit.streams import DEAD_SUBJECT
+
+RETRY_SECONDS: Final = 1.0
+DAMAGED_RETRY_SECONDS: Final = 30.0
+"""Somebody has to repair something first."""
+PARALLEL_SCOPES: Final = 4
+"""Transactions of one batch at once; the pool has more connections, which answer calls meanwhile."""
+PUBLISH_ENTRIES: Final = 256
+MAX_DEAD_BYTES: Final = 960 * 1024
+"""With the headers it must fit a message (1 MiB), or publishing it would cost us the connection."""
+
+_DATA_EXCEPTION: Final = "22"  # SQLSTATE class: a value that no column takes
+_CHECK_VIOLATION: Final = "23514"
+_meter = metrics.get_meter("wardmesh")
+_sealed = _meter.create_counter("wardmesh.audit.sealed", unit="{entry}", description="Entries appended to logs")
+_known = _meter.create_counter(
+    "wardmesh.audit.known", unit="{event}", description="Events that were in the log already"
+)
+_dead = _meter.create_counter("wardmesh.audit.dead", unit="{message}", description="Messages that could not be sealed")
+_log = logging.getLogger(__name__)
+
+
+class Incoming(Protocol):
+    """A message of stream AUDIT, as it was delivered."""
+
+    @property
+    def subject(self) -> str: ...
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    @property
+    def received_at(self) -> datetime:
+        """When the broker had it; the same at every delivery."""
+
+    @property
+    def sequence(self) -> int: ...
+    async def acknowledge(self) -> None:
+        """It is done with. MUST NOT raise: if this is lost, the message comes again."""
+
+    async def retry(self, seconds: float) -> None:
+        """Deliver it again after that time. MUST NOT raise."""
+
+
+class _Sealable(NamedTuple):
+    message: Incoming
+    envelope: Envelope
+
+
+class Sealer:
+    """Seals batches; any number may run, in any number of processes."""
+
+    def __init__(self, store: LogStore, publisher: Publisher, emitter: Emitter) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._emitter = emitter
+        self._room = asyncio.Semaphore(PARALLEL_SCOPES)
+
+    async def seal(self, messages: Sequence[Incoming]) -> None:
+        """Seal a batch; return when every message is acknowledged or asked to come again."""
+        scopes: dict[Scope, list[_Sealable]] = {}
+        async with asyncio.TaskGroup() as tasks:
+            for message in messages:
+                try:
+                    envelope = domain.decode_envelope(message.subject, message.data, message.received_at)
+                except MalformedEnvelope as problem:
+                    tasks.create_task(self._bury(message, problem))
+                else:
+                    scopes.setdefault(envelope.scope, []).append(_Sealable(message, envelope))
+            for scope, group in scopes.items():
+                tasks.create_task(self._seal_scope(scope, group))
+
+    async def _seal_scope(self, scope: Scope, group: Sequence[_Sealable]) -> None:
+        async with self._room:
+            with ExitStack() as spans:
+                for trace_parent in {item.message.headers.get(TRACE_PARENT) for item in group}:
+                    headers = {} if trace_parent is None else {TRACE_PARENT: trace_parent}
+                    span = spans.enter_context(telemetry.consumer_span("audit.seal", headers))
+                    span.set_attribute("wardmesh.scope", scope)
+                await self._seal_group(scope, group)
+
+    async def _seal_group(self, scope: Scope, group: Sequence[_Sealable]) -> None:
+        try:
+            await self._append(scope, [candidate for item in group for candidate in item.envelope.candidates])
+            await self.publish_sealed(scope)
+        except LogDamaged as error:
+            _log.critical("the log of %s is not sealed: %s", scope, error.detail)
+            await _retry(group, DAMAGED_RETRY_SECONDS)
+        except DatabaseDefect as error:
+            await self._unstorable(scope, group, error)
+        except WardmeshError as error:
+            _log.warning("sealing is put off: %s", error.code)
+            await _retry(group, RETRY_SECONDS)
+        except Exception:  # noqa: BLE001 - a defect in one scope must not end the others
+            _log.exception("a defect while sealing")
+            await _retry(group, DAMAGED_RETRY_SECONDS)
+        else:
+            for item in group:
+                await item.message.acknowledge()
+
+    async def _append(self, scope: Scope, candidates: Sequence[Candidate]) -> None:
+        sealed = await self._store.seal(scope, candidates)
+        _sealed.add(sealed.added)
+        if sealed.known:
+            _known.add(sealed.known)
+
+    async def _unstorable(self, scope: Scope, group: Sequence[_Sealable], error: DatabaseDefect) -> None:
+        """Find the message that the database has no room for; a defect of another kind is nobody's message's fault."""
+        if not _is_about_a_value(error):
+            _log.error("sealing is put off: the database refuses the statement (SQLSTATE %s)", error.sqlstate)
+            await _retry(group, DAMAGED_RETRY_SECONDS)
+        elif len(group) == 1:
+            await self._bury(group[0].message, MalformedEnvelope("unstorable_event", scope))
+        else:
+            for item in group:
+                await self._seal_group(scope, [item])
+
+    async def _bury(self, message: Incoming, problem: MalformedEnvelope) -> None:
+        """Put a message that can never be sealed into stream DEAD, as it came, and tell of it in the log."""
+        event = domain.rejection(problem, message.subject, message.data, message.received_at, message.sequence)
+        letter = OutboundMessage(
+            DEAD_SUBJECT,
+            message.data[:MAX_DEAD_BYTES],
+            {
+                "Wardmesh-Reason": problem.reason,
+                "Wardmesh-Subject": message.subject,
+                "Wardmesh-Received": message.received_at.isoformat(),
+                "Wardmesh-Bytes": str(len(message.data)),
+            },
+            event.id,
+        )
+        try:
+            await self._publisher.publish([letter])
+            if not _is_rejection(message):
+                await self._emitter.emit(domain.log_of(problem), [event])
+        except WardmeshError as error:
+            _log.warning("a dead letter is put off: %s", error.code)
+            await message.retry(RETRY_SECONDS)
+            return
+        _dead.add(1, {"reason": problem.reason})
+        _log.error("a message could not be sealed and is in stream DEAD: %s %s", problem.reason, event.id)
+        await message.acknowledge()
+
+    async def publish_sealed(self, scope: Scope) -> None:
+        """Publish what is sealed in `scope` and has not been published."""
+        while True:
+            async with self._store.publication(scope, limit=PUBLISH_ENTRIES) as publication:
+                if not publication.entries:
+                    return
+                entries = [entry for stored in publication.entries if (entry := _readable(stored)) is not None]
+                await self._publisher.publish(news(scope, entries))
+                publication.upto = publication.entries[-1].index + 1
+
+
+def news(scope: Scope, entries: Sequence[Entry]) -> list[OutboundMessage]:
+    """Return the messages that tell of sealed entries, one a category."""
+    return [
+        OutboundMessage(
+            SealedSubject(scope, category).format(),
+            SealedEntries(entries=tuple(members)).model_dump_json(exclude_defaults=True).encode(),
+            {},
+            f"{scope}:{category}:{members[0].index}-{members[-1].index}",
+        )
+        for category, members in domain.by_category(entries).items()
+    ]
+
+
+def _readable(stored: Stored) -> Entry | None:
+    try:
+        return domain.decode_leaf(stored)
+    except LogDamaged as error:
+        _log.critical("not published: %s", error.detail)
+        return None
+
+
+def _is_about_a_value(error: DatabaseDefect) -> bool:
+    if error.sqlstate is None:
+        return error.reason == "a parameter does not fit its type"
+    return error.sqlstate.startswith(_DATA_EXCEPTION) or error.sqlstate == _CHECK_VIOLATION
+
+
+def _is_rejection(message: Incoming) -> bool:
+    """Tell whether a message is itself about a rejected one: telling of it again would never end."""
+    return f'"action":"{domain.REJECTED}"'.encode() in message.data and message.subject.endswith(".audit")
+
+
+async def _retry(group: Sequence[_Sealable], seconds: float) -> None:
+    for item in group:
+        await item.message.retry(seconds)

@@ -1,0 +1,263 @@
+"""The logs in PostgreSQL: all SQL of the audit service.
+
+What always holds: whoever appends holds the row lock of the scope's head until the commit, so a scope's indexes are
+given out without gaps and become visible in order. A reader who has seen a size sees every entry below it.
+
+The log itself acts as `ServiceId.nil()` of the scope with the permission `audit.seal`, which no token can carry. The
+organization of a workspace is not known to the log; the nil organization stands in its place, and policies look at the
+workspace alone.
+
+On failure: the errors of `wardmesh.server.database_errors`; a transaction that failed has left nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import asyncpg
+
+from wardmesh.contracts.audit import MAX_PAGE_BYTES, Filter
+from wardmesh.crypto.checkpoint import Checkpoint
+from wardmesh.crypto.errors import MalformedEncoding
+from wardmesh.crypto.merkle import EMPTY_ROOT
+from wardmesh.crypto.note import SignedNote
+from wardmesh.crypto.tiles import Tile
+from wardmesh.ids import OrgId, Scope, ServiceId, WorkspaceId
+from wardmesh.server.database import Connection, Database
+from wardmesh.server.tenant import TenantContext
+from wardmesh_audit.domain import Candidate, Stored, searchable
+from wardmesh_audit.errors import LogDamaged
+from wardmesh_audit.ports import Publication, Sealed
+from wardmesh_audit.proofs import FullTile, Head, SignedHead, grow, partial_tiles
+
+SEAL: Final = "audit.seal"
+
+_HEAD: Final = "select size, frontier, root, published_size from audit.logs where scope_id = $1"
+_FIRST_USE: Final = "insert into audit.logs (scope_id, root) values ($1, $2) on conflict do nothing"
+_KNOWN: Final = "select event_id from audit.leaves where scope_id = $1 and event_id = any ($2::text[])"
+_ADD_LEAVES: Final = """
+    insert into audit.leaves (scope_id, index, event_id, leaf_hash)
+    select $1, $2 + place - 1, event_id, leaf_hash
+      from unnest($3::text[], $4::bytea[]) with ordinality as added (event_id, leaf_hash, place)
+"""
+# A list of lists is no array of PostgreSQL's, so targets travel as JSON.
+_ADD_ENTRIES: Final = """
+    insert into audit.entries (scope_id, index, received_at, leaf, source, occurred_at, category, action, outcome,
+                               actor, request_id, targets)
+    select $1, $2 + place - 1, received_at, leaf, source, occurred_at, category, action, outcome, actor, request_id,
+           array (select jsonb_array_elements_text(targets))
+      from unnest($3::timestamptz[], $4::bytea[], $5::text[], $6::timestamptz[], $7::text[], $8::text[], $9::text[],
+                  $10::text[], $11::text[], $12::jsonb[]) with ordinality
+           as added (received_at, leaf, source, occurred_at, category, action, outcome, actor, request_id, targets,
+                     place)
+"""
+_ADD_TILES: Final = """
+    insert into audit.tiles (scope_id, level, index, root, hashes)
+    select $1, level, index, root, hashes
+      from unnest($2::smallint[], $3::bigint[], $4::bytea[], $5::bytea[]) as added (level, index, root, hashes)
+"""
+_ADVANCE: Final = "update audit.logs set size = $2, frontier = $3, root = $4, sealed_at = now() where scope_id = $1"
+_PUBLISHED: Final = "update audit.logs set published_size = $2 where scope_id = $1 and published_size < $2"
+_HOLD: Final = "select pg_advisory_xact_lock(hashtextextended('audit.publication.' || $1, 0))"
+_SIGNED: Final = "select signed_size, signed_note from audit.logs where scope_id = $1"
+_SIGN: Final = "update audit.logs set signed_size = $2, signed_note = $3 where scope_id = $1 and signed_size < $2"
+# A full tile has a row of its own; a partial one is the leaves', or the full tiles', below it.
+_TILES: Final = """
+    select wanted.place, coalesce(
+        (select substring(hashes from 1 for wanted.width * 32) from audit.tiles t
+          where t.scope_id = $1 and t.level = wanted.level and t.index = wanted.index),
+        case when wanted.level = 0
+             then (select string_agg(leaf_hash, ''::bytea order by l.index) from audit.leaves l
+                    where l.scope_id = $1 and l.index >= wanted.index * 256
+                      and l.index < wanted.index * 256 + wanted.width)
+             else (select string_agg(root, ''::bytea order by t.index) from audit.tiles t
+                    where t.scope_id = $1 and t.level = wanted.level - 1 and t.index >= wanted.index * 256
+                      and t.index < wanted.index * 256 + wanted.width) end, ''::bytea) as content
+      from unnest($2::int[], $3::bigint[], $4::int[]) with ordinality as wanted (level, index, width, place)
+"""
+
+
+class PostgresStore:
+    """The port `LogStore` on a real database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def seal(self, scope: Scope, candidates: Sequence[Candidate]) -> Sealed:
+        """Append what is not in the log yet, in order, in one transaction."""
+        async with self._database.transaction(the_log(scope)) as connection:
+            head = await self._locked_head(connection, scope)
+            ids = [candidate.event.id for candidate in candidates]
+            known = {row["event_id"] for row in await connection.fetch(_KNOWN, scope, ids)}
+            fresh: dict[str, Candidate] = {}
+            for candidate in candidates:
+                if candidate.event.id not in known:
+                    fresh.setdefault(candidate.event.id, candidate)
+            if fresh:
+                await self._append(connection, scope, head, list(fresh.values()))
+        return Sealed(head.size, len(fresh), len(candidates) - len(fresh))
+
+    @asynccontextmanager
+    async def publication(self, scope: Scope, *, limit: int) -> AsyncIterator[Publication]:
+        """Show what is to be published next, and remember how far it was."""
+        async with self._database.transaction(the_log(scope)) as connection:
+            # Not the head's row lock: appending goes on while the broker is being waited for.
+            await connection.execute(_HOLD, scope)
+            head = _head(await connection.fetchrow(_HEAD, scope))
+            start = head.published_size
+            entries = await self._leaves(connection, scope, start, min(head.size, start + limit))
+            publication = Publication(entries, start)
+            yield publication
+            if publication.upto is not None:
+                await connection.execute(_PUBLISHED, scope, publication.upto)
+
+    async def head(self, tenant: TenantContext) -> Head:
+        async with self._database.transaction(tenant, read_only=True) as connection:
+            return _head(await connection.fetchrow(_HEAD, scope_of(tenant)))
+
+    async def page(
+        self, tenant: TenantContext, query: Filter, *, start: int, end: int, limit: int, newest_first: bool
+    ) -> Sequence[Stored]:
+        conditions, values = _conditions(query, first=5)
+        order = "desc" if newest_first else "asc"
+        statement = f"""
+            select index, leaf from (
+                select index, leaf, sum(octet_length(leaf)) over (order by index {order}) as bytes,
+                       row_number() over (order by index {order}) as place
+                  from (select index, leaf from audit.entries
+                         where scope_id = $1 and index >= $2 and index < $3 {conditions}
+                         order by index {order} limit $4) as found) as counted
+             where place = 1 or bytes <= {MAX_PAGE_BYTES} order by index {order}
+        """  # noqa: S608 - conditions are constants; values are parameters
+        async with self._database.transaction(tenant, read_only=True) as connection:
+            rows = await connection.fetch(statement, scope_of(tenant), start, end, limit, *values)
+        return [Stored(row["index"], row["leaf"]) for row in rows]
+
+    async def leaves(self, tenant: TenantContext, *, start: int, end: int) -> Sequence[Stored]:
+        async with self._database.transaction(tenant, read_only=True) as connection:
+            return await self._leaves(connection, scope_of(tenant), start, end)
+
+    async def tiles(self, tenant: TenantContext, tiles: Iterable[Tile]) -> Mapping[Tile, bytes]:
+        async with self._database.transaction(tenant, read_only=True) as connection:
+            return await self._tiles(connection, scope_of(tenant), list(tiles))
+
+    async def signed(self, scope: Scope) -> SignedHead | None:
+        async with self._database.transaction(the_log(scope), read_only=True) as connection:
+            row = await connection.fetchrow(_SIGNED, scope)
+        if row is None or row["signed_note"] is None:
+            return None
+        note = row["signed_note"].encode()
+        try:
+            checkpoint = Checkpoint.parse_text(SignedNote.parse(note).text)
+        except MalformedEncoding as error:
+            raise LogDamaged("What was signed last is damaged.") from error
+        return SignedHead(checkpoint.size, checkpoint.root, note)
+
+    async def remember_signed(self, scope: Scope, signed: SignedHead) -> None:
+        async with self._database.transaction(the_log(scope)) as connection:
+            await connection.execute(_SIGN, scope, signed.size, signed.note.decode())
+
+    async def _locked_head(self, connection: Connection, scope: Scope) -> Head:
+        row = await connection.fetchrow(f"{_HEAD} for update", scope)
+        if row is None:
+            await connection.execute(_FIRST_USE, scope, EMPTY_ROOT)
+            row = await connection.fetchrow(f"{_HEAD} for update", scope)
+        return _head(row)
+
+    async def _append(self, connection: Connection, scope: Scope, head: Head, candidates: Sequence[Candidate]) -> None:
+        hashes = [candidate.leaf_hash for candidate in candidates]
+        partial = await self._tiles(connection, scope, partial_tiles(head.size, len(hashes)))
+        growth = grow(head, hashes, partial)
+        events = [candidate.event for candidate in candidates]
+        ids = [event.id for event in events]
+        await connection.execute(_ADD_LEAVES, scope, head.size, ids, hashes)
+        await connection.execute(
+            _ADD_ENTRIES,
+            scope,
+            head.size,
+            [candidate.received_at for candidate in candidates],
+            [candidate.leaf for candidate in candidates],
+            [candidate.source for candidate in candidates],
+            [event.occurred_at for event in events],
+            [event.category for event in events],
+            [event.action for event in events],
+            [event.outcome for event in events],
+            [event.actor for event in events],
+            [event.request_id for event in events],
+            [[searchable(target) for target in event.targets] for event in events],
+        )
+        if growth.filled:
+            await self._add_tiles(connection, scope, growth.filled)
+        grown = growth.head
+        await connection.execute(_ADVANCE, scope, grown.size, list(grown.frontier), grown.root)
+
+    async def _add_tiles(self, connection: Connection, scope: Scope, filled: Sequence[FullTile]) -> None:
+        await connection.execute(
+            _ADD_TILES,
+            scope,
+            [full.tile.level for full in filled],
+            [full.tile.index for full in filled],
+            [full.root for full in filled],
+            [full.hashes for full in filled],
+        )
+
+    async def _leaves(self, connection: Connection, scope: Scope, start: int, end: int) -> list[Stored]:
+        rows = await connection.fetch(_LEAVES, scope, start, end, MAX_PAGE_BYTES)
+        return [Stored(row["index"], row["leaf"]) for row in rows]
+
+    async def _tiles(self, connection: Connection, scope: Scope, tiles: Sequence[Tile]) -> dict[Tile, bytes]:
+        if not tiles:
+            return {}
+        places = [tile.level for tile in tiles], [tile.index for tile in tiles], [tile.width for tile in tiles]
+        rows = await connection.fetch(_TILES, scope, *places)
+        return {tiles[row["place"] - 1]: row["content"] for row in rows}
+
+
+_LEAVES: Final = """
+    select index, leaf from (
+        select index, leaf, sum(octet_length(leaf)) over (order by index) as bytes,
+               row_number() over (order by index) as place
+          from audit.entries where scope_id = $1 and index >= $2 and index < $3) as counted
+     where place = 1 or bytes <= $4 order by index
+"""
+
+
+def the_log(scope: Scope) -> TenantContext:
+    """Return on whose behalf the log itself acts."""
+    if isinstance(scope, WorkspaceId):
+        return TenantContext(OrgId.nil(), scope, ServiceId.nil(), frozenset({SEAL}))
+    return TenantContext(OrgId.parse(scope), None, ServiceId.nil(), frozenset({SEAL}))
+
+
+def scope_of(tenant: TenantContext) -> Scope:
+    """Return whose log a tenant reads: the same that app.scope_id() says."""
+    return tenant.org_id if tenant.workspace_id is None else tenant.workspace_id
+
+
+def _head(row: asyncpg.Record | None) -> Head:
+    if row is None:
+        return Head()
+    return Head(row["size"], tuple(row["frontier"]), row["root"], row["published_size"])
+
+
+def _conditions(query: Filter, *, first: int) -> tuple[str, list[object]]:
+    given: list[tuple[str, object]] = [
+        ("category = ", query.category),
+        ("actor = ", query.actor),
+        ("action = ", query.action),
+        ("outcome = ", query.outcome),
+        ("targets @> array", None if query.target is None else searchable(query.target)),
+        ("request_id = ", query.request_id),
+        ("occurred_at >= ", query.since),
+        ("occurred_at < ", query.until),
+    ]
+    text: list[str] = []
+    values: list[object] = []
+    for condition, value in given:
+        if value is not None:
+            place = f"${first + len(values)}"
+            text.append(f"and {condition}{f'[{place}::text]' if condition.endswith('array') else place}")
+            values.append(value)
+    return " ".join(text), values
