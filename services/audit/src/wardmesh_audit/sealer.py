@@ -48,8 +48,8 @@ PUBLISH_ENTRIES: Final = 256
 MAX_DEAD_BYTES: Final = 960 * 1024
 """With the headers it must fit a message (1 MiB), or publishing it would cost us the connection."""
 
-_DATA_EXCEPTION: Final = "22"  # SQLSTATE class: a value that no column takes
-_CHECK_VIOLATION: Final = "23514"
+_VALUE_ERRORS: Final = frozenset({"22001", "22003", "22007", "22008", "22021", "22P02", "22P05", "23514"})
+"""SQLSTATEs that say that a value fits no column; any other is about the statement, which is ours."""
 _meter = metrics.get_meter("wardmesh")
 _sealed = _meter.create_counter("wardmesh.audit.sealed", unit="{entry}", description="Entries appended to logs")
 _known = _meter.create_counter(
@@ -215,7 +215,7 @@ def _readable(stored: Stored) -> Entry | None:
 def _is_about_a_value(error: DatabaseDefect) -> bool:
     if error.sqlstate is None:
         return error.reason == "a parameter does not fit its type"
-    return error.sqlstate.startswith(_DATA_EXCEPTION) or error.sqlstate == _CHECK_VIOLATION
+    return error.sqlstate in _VALUE_ERRORS
 
 
 def _is_rejection(message: Incoming) -> bool:

@@ -12,6 +12,7 @@ On failure: the errors of `wardmesh.server.database_errors`; a transaction that 
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -47,9 +48,9 @@ _ADD_ENTRIES: Final = """
     insert into audit.entries (scope_id, index, received_at, leaf, source, occurred_at, category, action, outcome,
                                actor, request_id, targets)
     select $1, $2 + place - 1, received_at, leaf, source, occurred_at, category, action, outcome, actor, request_id,
-           array (select jsonb_array_elements_text(targets))
+           array (select jsonb_array_elements_text(targets::jsonb))
       from unnest($3::timestamptz[], $4::bytea[], $5::text[], $6::timestamptz[], $7::text[], $8::text[], $9::text[],
-                  $10::text[], $11::text[], $12::jsonb[]) with ordinality
+                  $10::text[], $11::text[], $12::text[]) with ordinality
            as added (received_at, leaf, source, occurred_at, category, action, outcome, actor, request_id, targets,
                      place)
 """
@@ -186,7 +187,7 @@ class PostgresStore:
             [event.outcome for event in events],
             [event.actor for event in events],
             [event.request_id for event in events],
-            [[searchable(target) for target in event.targets] for event in events],
+            [json.dumps([searchable(target) for target in event.targets]) for event in events],
         )
         if growth.filled:
             await self._add_tiles(connection, scope, growth.filled)

@@ -1,0 +1,254 @@
+"""Complete fakes of the log's ports. Each can be made to fail: `failure` is raised once, where it is taken."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from wardmesh.contracts.audit import MAX_PAGE_BYTES, AuditEnvelope, AuditEvent, Filter, Outcome
+from wardmesh.contracts.operation import Category
+from wardmesh.crypto.tiles import TILE_WIDTH, Tile
+from wardmesh.ids import AgentId, EventId, Scope
+from wardmesh.server.messages import OutboundMessage
+from wardmesh.server.tenant import TenantContext
+from wardmesh.subjects import AuditSubject
+from wardmesh_audit.domain import Candidate, Stored, decode_envelope, decode_leaf, matches
+from wardmesh_audit.ports import Publication, Sealed, SignedMeanwhile
+from wardmesh_audit.proofs import FullTile, Head, SignedHead, grow, partial_tiles
+from wardmesh_audit.store import scope_of
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+
+
+class Failing:
+    """Something that fails once when told to."""
+
+    failure: Exception | None = None
+
+    def _fail(self) -> None:
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            raise failure
+
+
+@dataclass
+class Rows:
+    """What one scope has."""
+
+    head: Head = field(default_factory=Head)
+    leaves: list[tuple[EventId, bytes]] = field(default_factory=list)
+    entries: dict[int, bytes] = field(default_factory=dict)
+    tiles: dict[tuple[int, int], FullTile] = field(default_factory=dict)
+    signed: SignedHead | None = None
+
+
+class FakeLog(Failing):
+    """The port `LogStore` in memory."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Scope, Rows] = defaultdict(Rows)
+        self._locks: dict[Scope, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def seal(self, scope: Scope, candidates: Sequence[Candidate]) -> Sealed:
+        self._fail()
+        rows = self.rows[scope]
+        before = rows.head
+        known = {event_id for event_id, _ in rows.leaves}
+        fresh: dict[str, Candidate] = {}
+        for candidate in candidates:
+            if candidate.event.id not in known:
+                fresh.setdefault(candidate.event.id, candidate)
+        hashes = [candidate.leaf_hash for candidate in fresh.values()]
+        growth = grow(before, hashes, self._tiles(rows, partial_tiles(before.size, len(hashes))))
+        for index, candidate in enumerate(fresh.values(), before.size):
+            rows.leaves.append((candidate.event.id, candidate.leaf_hash))
+            rows.entries[index] = candidate.leaf
+        rows.tiles |= {(full.tile.level, full.tile.index): full for full in growth.filled}
+        rows.head = growth.head
+        return Sealed(before.size, len(fresh), len(candidates) - len(fresh))
+
+    @asynccontextmanager
+    async def publication(self, scope: Scope, *, limit: int) -> AsyncIterator[Publication]:
+        async with self._locks[scope]:
+            rows = self.rows[scope]
+            start = rows.head.published_size
+            publication = Publication(self._leaves(rows, start, min(rows.head.size, start + limit)), start)
+            yield publication
+            if publication.upto is not None:
+                rows.head = replace(rows.head, published_size=max(start, publication.upto))
+
+    async def head(self, tenant: TenantContext) -> Head:
+        self._fail()
+        return self.rows[scope_of(tenant)].head
+
+    async def page(
+        self, tenant: TenantContext, query: Filter, *, start: int, end: int, limit: int, newest_first: bool
+    ) -> Sequence[Stored]:
+        rows = self.rows[scope_of(tenant)]
+        stored = [Stored(index, leaf) for index, leaf in sorted(rows.entries.items()) if start <= index < end]
+        found = [each for each in stored if matches(query, decode_leaf(each))]
+        return _within_bytes((found[::-1] if newest_first else found)[:limit])
+
+    async def leaves(self, tenant: TenantContext, *, start: int, end: int) -> Sequence[Stored]:
+        return self._leaves(self.rows[scope_of(tenant)], start, end)
+
+    async def tiles(self, tenant: TenantContext, tiles: Iterable[Tile]) -> Mapping[Tile, bytes]:
+        return self._tiles(self.rows[scope_of(tenant)], tiles)
+
+    async def signed(self, scope: Scope) -> SignedHead | None:
+        return self.rows[scope].signed
+
+    async def remember_signed(self, scope: Scope, signed: SignedHead) -> None:
+        self._fail()
+        rows = self.rows[scope]
+        if rows.signed is None or rows.signed.size < signed.size:
+            rows.signed = signed
+
+    def _leaves(self, rows: Rows, start: int, end: int) -> list[Stored]:
+        return _within_bytes(
+            [Stored(index, rows.entries[index]) for index in range(start, end) if index in rows.entries]
+        )
+
+    def _tiles(self, rows: Rows, tiles: Iterable[Tile]) -> dict[Tile, bytes]:
+        found = {}
+        for tile in tiles:
+            first = tile.index * TILE_WIDTH
+            if tile.level == 0:
+                parts = [leaf_hash for _, leaf_hash in rows.leaves[first : first + tile.width]]
+            else:
+                below = [rows.tiles.get((tile.level - 1, first + place)) for place in range(tile.width)]
+                parts = [full.root for full in below if full is not None]
+            found[tile] = b"".join(parts)
+        return found
+
+
+def _within_bytes(found: list[Stored]) -> list[Stored]:
+    total = 0
+    for place, stored in enumerate(found):
+        total += len(stored.leaf)
+        if place and total > MAX_PAGE_BYTES:
+            return found[:place]
+    return found
+
+
+class FakeMemory(Failing):
+    """The port `SignedMemory` in memory."""
+
+    def __init__(self) -> None:
+        self.values: dict[Scope, tuple[SignedHead, int]] = {}
+        self.overtaken_by: SignedHead | None = None
+        """Somebody who signs between our looking and our remembering, once."""
+
+    async def last(self, scope: Scope) -> tuple[SignedHead | None, int]:
+        self._fail()
+        return self.values.get(scope, (None, 0))
+
+    async def remember(self, scope: Scope, signed: SignedHead, revision: int) -> None:
+        self._fail()
+        if self.overtaken_by is not None:
+            overtaking, self.overtaken_by = self.overtaken_by, None
+            self.values[scope] = (overtaking, revision + 1)
+        if self.values.get(scope, (None, 0))[1] != revision:
+            raise SignedMeanwhile
+        self.values[scope] = (signed, revision + 1)
+
+
+class FakeEmitter(Failing):
+    """The port `Emitter` in memory."""
+
+    def __init__(self) -> None:
+        self.emitted: list[tuple[Scope, AuditEvent]] = []
+
+    async def emit(self, scope: Scope, events: Iterable[AuditEvent], *, trace_parent: str | None = None) -> None:
+        self._fail()
+        self.emitted.extend((scope, event) for event in events)
+
+
+class FakePublisher(Failing):
+    """The port `Publisher` in memory."""
+
+    def __init__(self) -> None:
+        self.published: list[OutboundMessage] = []
+
+    async def publish(self, messages: Sequence[OutboundMessage]) -> None:
+        self._fail()
+        self.published.extend(messages)
+
+
+class FakeListener:
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+
+    async def wait(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.event.wait()
+        except TimeoutError:
+            pass
+        self.event.clear()
+
+
+class FakeWakeups:
+    """The port `Wakeups` in memory; `wake` is the news."""
+
+    def __init__(self) -> None:
+        self.listeners: set[FakeListener] = set()
+
+    @asynccontextmanager
+    async def listen(self, scope: Scope) -> AsyncIterator[FakeListener]:
+        listener = FakeListener()
+        self.listeners.add(listener)
+        yield listener
+        self.listeners.discard(listener)
+
+    def wake(self) -> None:
+        for listener in self.listeners:
+            listener.event.set()
+
+
+@dataclass
+class Delivered:
+    """A message of stream AUDIT; what became of it is in `outcome`."""
+
+    subject: str
+    data: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    received_at: datetime = NOW
+    sequence: int = 1
+    outcome: str | float | None = None
+
+    async def acknowledge(self) -> None:
+        self.outcome = "acknowledged"
+
+    async def retry(self, seconds: float) -> None:
+        self.outcome = seconds
+
+
+def event(**changes: object) -> AuditEvent:
+    """Something that happened."""
+    fields: dict[str, object] = {
+        "id": EventId.new(),
+        "occurred_at": NOW,
+        "category": Category.SECRET_ACCESS,
+        "action": "secret.get",
+        "outcome": Outcome.SUCCESS,
+        "actor": AgentId.new(),
+        "targets": ("openai/api-key",),
+    }
+    return AuditEvent.model_validate(fields | changes)
+
+
+def envelope(*events: AuditEvent) -> bytes:
+    return AuditEnvelope(events=events).model_dump_json(exclude_defaults=True).encode()
+
+
+def candidates(scope: Scope, *events: AuditEvent) -> tuple[Candidate, ...]:
+    return decode_envelope(AuditSubject(scope, "secrets").format(), envelope(*events), NOW).candidates
+
+
+def delivered(scope: Scope, *events: AuditEvent, source: str = "secrets") -> Delivered:
+    return Delivered(AuditSubject(scope, source).format(), envelope(*events))

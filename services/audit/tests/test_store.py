@@ -1,0 +1,193 @@
+"""The contract of `LogStore`, on the fake and on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from conftest import Person
+from fake_log import NOW, candidates, event
+
+from wardmesh.contracts.audit import MAX_PAGE_BYTES, Filter, Outcome
+from wardmesh.contracts.operation import Category
+from wardmesh.crypto.checkpoint import Checkpoint, sign_checkpoint
+from wardmesh.crypto.merkle import leaf_hash, root_of
+from wardmesh.crypto.note import Signer
+from wardmesh.crypto.tile_builder import TileBuilder
+from wardmesh.crypto.tiles import Tile, tiles_of
+from wardmesh.ids import OrgId, RequestId, UserId
+from wardmesh.server.tenant import TenantContext
+from wardmesh_audit.domain import decode_leaf
+from wardmesh_audit.ports import LogStore
+from wardmesh_audit.proofs import Head, SignedHead
+
+ALL = Filter()
+
+
+def tenant(person: Person) -> TenantContext:
+    caller = person.caller
+    return TenantContext(caller.organization, caller.workspace, caller.principal, caller.permissions)
+
+
+async def test_an_unused_log_is_empty(store: LogStore, operator: Person) -> None:
+    assert await store.head(tenant(operator)) == Head()
+    assert await store.leaves(tenant(operator), start=0, end=10) == []
+    assert await store.signed(operator.scope) is None
+
+
+async def test_what_is_sealed_is_in_order_and_under_the_root(store: LogStore, operator: Person) -> None:
+    events = [event() for _ in range(5)]
+    first = await store.seal(operator.scope, candidates(operator.scope, *events[:2]))
+    second = await store.seal(operator.scope, candidates(operator.scope, *events[2:]))
+    assert (first.first, first.added, second.first, second.added) == (0, 2, 2, 3)
+
+    leaves = await store.leaves(tenant(operator), start=0, end=100)
+    assert [leaf.index for leaf in leaves] == [0, 1, 2, 3, 4]
+    assert [decode_leaf(leaf).event for leaf in leaves] == events
+    head = await store.head(tenant(operator))
+    assert head.size == 5
+    assert head.root == root_of([leaf_hash(leaf.leaf) for leaf in leaves])
+
+
+async def test_an_event_is_sealed_once_for_ever(store: LogStore, operator: Person) -> None:
+    known, new = event(), event()
+    await store.seal(operator.scope, candidates(operator.scope, known))
+    again = await store.seal(
+        operator.scope, (*candidates(operator.scope, new, known), *candidates(operator.scope, new))
+    )
+    assert (again.first, again.added, again.known) == (1, 1, 2)
+    only_known = await store.seal(operator.scope, candidates(operator.scope, known, new))
+    assert (only_known.added, only_known.known) == (0, 2)
+    assert (await store.head(tenant(operator))).size == 2
+
+
+async def test_the_same_event_may_be_in_two_logs(store: LogStore, person: Callable[..., Person]) -> None:
+    one, other, same = person(), person(), event()
+    await store.seal(one.scope, candidates(one.scope, same))
+    assert (await store.seal(other.scope, candidates(other.scope, same))).added == 1
+
+
+async def test_concurrent_sealing_of_one_log_leaves_no_gap(store: LogStore, operator: Person) -> None:
+    batches = [candidates(operator.scope, *[event() for _ in range(7)]) for _ in range(20)]
+    repeated = [*batches, *batches[::2]]
+    sealed = await asyncio.gather(*(store.seal(operator.scope, batch) for batch in repeated))
+    assert sum(each.added for each in sealed) == 140
+    leaves = await store.leaves(tenant(operator), start=0, end=1000)
+    assert [leaf.index for leaf in leaves] == list(range(140))
+    assert (await store.head(tenant(operator))).root == root_of([leaf_hash(leaf.leaf) for leaf in leaves])
+
+
+@pytest.mark.parametrize("step", [1000, 255, 257])
+async def test_tiles_are_those_of_the_tree(store: LogStore, operator: Person, step: int) -> None:
+    total = 1000
+    everything = candidates(operator.scope, *[event() for _ in range(500)])
+    everything += candidates(operator.scope, *[event() for _ in range(500)])
+    for start in range(0, total, step):
+        await store.seal(operator.scope, everything[start : start + step])
+    builder = TileBuilder()
+    expected = dict(builder.add([each.leaf_hash for each in everything]))
+    expected |= dict(builder.partial_tiles())
+    assert await store.tiles(tenant(operator), tiles_of(total)) == expected
+    assert (await store.head(tenant(operator))).root == builder.root()
+    # What a smaller tree had, too.
+    earlier = await store.tiles(tenant(operator), [Tile(0, 1, 7), Tile(1, 0, 2)])
+    assert earlier == {tile: expected[Tile.at(tile.level, tile.index, total)][: tile.width * 32] for tile in earlier}
+
+
+async def test_publishing_goes_on_where_it_stopped(store: LogStore, operator: Person) -> None:
+    await store.seal(operator.scope, candidates(operator.scope, *[event() for _ in range(5)]))
+
+    async def publish(limit: int, upto: int | None, failure: Exception | None = None) -> list[int]:
+        async with store.publication(operator.scope, limit=limit) as publication:
+            publication.upto = upto
+            if failure is not None:
+                raise failure
+            return [stored.index for stored in publication.entries]
+
+    assert await publish(3, None) == [0, 1, 2]
+    assert await publish(3, 3) == [0, 1, 2]
+    with pytest.raises(RuntimeError, match="the broker is away"):
+        await publish(3, 5, RuntimeError("the broker is away"))
+    assert await publish(3, 5) == [3, 4]
+    assert await publish(3, None) == []
+    assert (await store.head(tenant(operator))).published_size == 5
+
+
+async def test_a_reader_sees_its_own_scope_only(store: LogStore, person: Callable[..., Person]) -> None:
+    one, rival = person(), person()
+    organization = person(OrgId.parse(one.caller.organization))
+    await store.seal(one.scope, candidates(one.scope, event()))
+    for stranger in (rival, organization):
+        assert await store.head(tenant(stranger)) == Head()
+        assert await store.leaves(tenant(stranger), start=0, end=9) == []
+        assert await store.page(tenant(stranger), ALL, start=0, end=9, limit=9, newest_first=True) == []
+        assert (await store.tiles(tenant(stranger), [Tile(0, 0, 1)]))[Tile(0, 0, 1)] == b""
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+async def test_pages(store: LogStore, operator: Person, newest_first: bool) -> None:
+    await store.seal(operator.scope, candidates(operator.scope, *[event() for _ in range(10)]))
+    found = await store.page(tenant(operator), ALL, start=2, end=8, limit=4, newest_first=newest_first)
+    assert [stored.index for stored in found] == ([7, 6, 5, 4] if newest_first else [2, 3, 4, 5])
+
+
+async def test_a_page_fits_a_message(store: LogStore, operator: Person) -> None:
+    large = [event(details={"text": "x" * 60_000}) for _ in range(12)]
+    await store.seal(operator.scope, candidates(operator.scope, *large))
+    for found in (
+        await store.page(tenant(operator), ALL, start=0, end=12, limit=12, newest_first=False),
+        await store.leaves(tenant(operator), start=0, end=12),
+    ):
+        assert 0 < sum(len(stored.leaf) for stored in found) <= MAX_PAGE_BYTES
+        assert [stored.index for stored in found] == list(range(len(found)))
+
+
+async def test_filters(store: LogStore, operator: Person) -> None:
+    actor, request = UserId.new(), RequestId.new()
+    wanted = event(
+        actor=actor,
+        request_id=request,
+        category=Category.BRIDGE,
+        action="bridge.send",
+        outcome=Outcome.REFUSED,
+        targets=("a", "b\x00c"),
+        occurred_at=NOW + timedelta(hours=1),
+    )
+    await store.seal(operator.scope, candidates(operator.scope, event(), wanted, event()))
+    only_it = [
+        Filter(actor=actor),
+        Filter(request_id=request),
+        Filter(category=Category.BRIDGE),
+        Filter(action="bridge.send"),
+        Filter(outcome=Outcome.REFUSED),
+        Filter(target="a"),
+        Filter(target="b\x00c"),
+        Filter(since=NOW + timedelta(minutes=1)),
+        Filter(until=NOW + timedelta(hours=2), since=NOW + timedelta(hours=1)),
+        Filter(actor=actor, category=Category.BRIDGE, target="a"),
+    ]
+    nothing = [
+        Filter(actor=UserId.new()),
+        Filter(actor=actor, category=Category.SECRET_ACCESS),
+        Filter(target="b"),
+        Filter(until=NOW),
+    ]
+    for query in only_it:
+        found = await store.page(tenant(operator), query, start=0, end=3, limit=9, newest_first=True)
+        assert [stored.index for stored in found] == [1], query
+    for query in nothing:
+        assert await store.page(tenant(operator), query, start=0, end=3, limit=9, newest_first=True) == [], query
+
+
+async def test_what_was_signed_is_remembered_and_never_goes_back(store: LogStore, operator: Person) -> None:
+    await store.seal(operator.scope, candidates(operator.scope, event(), event(), event()))
+    root = (await store.head(tenant(operator))).root
+    signer = Signer.from_seed("log", bytes(32))
+    heads = [SignedHead(size, root, sign_checkpoint(Checkpoint("log", size, root), signer)) for size in (2, 3)]
+    for head in heads:
+        await store.remember_signed(operator.scope, head)
+        assert await store.signed(operator.scope) == head
+    await store.remember_signed(operator.scope, heads[0])
+    assert await store.signed(operator.scope) == heads[1]
