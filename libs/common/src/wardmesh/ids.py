@@ -40,11 +40,15 @@ class Id(str):
 
     __slots__ = ()
     prefix: ClassVar[str]
+    recurs: ClassVar[bool] = True
+    """Whether the same id comes again and again, so that remembering that it was checked is worth it."""
 
     @classmethod
     def parse(cls, text: object) -> Self:
         """Return `text` as an id of this kind; raise `InvalidIdError` for anything else."""
-        checked = _checked(cls, text) if isinstance(text, str) else _refuse(cls, text)
+        if not isinstance(text, str):
+            _refuse(cls, text)
+        checked = _checked(cls, text) if cls.recurs else _check(cls, text)
         assert isinstance(checked, cls)  # noqa: S101 - what mypy cannot see through the cache
         return checked
 
@@ -135,18 +139,21 @@ class TokenId(Id):
     """One access token (`jti`)."""
 
     prefix = "tok"
+    recurs = False
 
 
 class EventId(Id):
     """An event, of the domain or of the audit log."""
 
     prefix = "evt"
+    recurs = False
 
 
 class MessageId(Id):
     """A bridge message."""
 
     prefix = "msg"
+    recurs = False
 
 
 class AgreementId(Id):
@@ -159,6 +166,7 @@ class RequestId(Id):
     """One call of one operation, through all its retries."""
 
     prefix = "req"
+    recurs = False
 
 
 Scope: TypeAlias = OrgId | WorkspaceId
@@ -199,12 +207,14 @@ def _one_of(kinds: dict[str, type[_IdT]], text: object, expected: str) -> _IdT:
     return kind.parse(text)
 
 
-@lru_cache(maxsize=_CACHED_IDS)
-def _checked(kind: type[Id], text: str) -> Id:
+def _check(kind: type[Id], text: str) -> Id:
     prefix, separator, suffix = text.partition("_")
     if prefix != kind.prefix or not separator or _SUFFIX.fullmatch(suffix) is None:
         _refuse(kind, text)
     return kind(text)
+
+
+_checked = lru_cache(maxsize=_CACHED_IDS)(_check)
 
 
 def _refuse(kind: type[Id], text: object) -> NoReturn:

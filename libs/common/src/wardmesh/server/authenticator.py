@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from cachetools import LRUCache
 from joserfc.jwk import OKPKey
 
 from wardmesh.errors import ServiceUnavailable, TokenExpired
@@ -42,7 +41,7 @@ class TokenAuthenticator:
         self._issuer = issuer
         self._is_ready = is_ready
         self._clock = clock
-        self._known: LRUCache[str, Caller] = LRUCache(REMEMBERED_TOKENS)
+        self._known: dict[str, Caller] = {}
 
     def authenticate(self, token: str) -> Caller:
         if not self._is_ready():
@@ -51,6 +50,8 @@ class TokenAuthenticator:
         caller = self._known.get(token)
         if caller is None:
             caller = tokens.verify(token, self._keys, issuer=self._issuer, now=now)
+            if len(self._known) >= REMEMBERED_TOKENS:
+                del self._known[next(iter(self._known))]  # the oldest, which expires first
             self._known[token] = caller
         elif caller.expires_at <= now:
             del self._known[token]

@@ -28,11 +28,19 @@ GATEWAY: Final = "gateway"
 OPERATOR: Final = "operator"
 """`wardmesh status` and `nats micro ls`: asks services how they are, and nothing else."""
 
+PROVISIONER: Final = "provisioner"
+"""Declares streams and buckets, and reads nothing: at the broker what migrations are in the database.
+
+A stream is a subscription by another name. Who may update one can let it take `rpc.>`, and read everybody's requests
+with their tokens; no permission of the broker's looks into that. So a service should not be able to declare its own.
+"""
+
 STREAMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "EVENTS": ("evt.>",),
         "AUDIT": ("audit.>",),
         "SEALED": ("sealed.>",),
+        "DEAD": ("dead.>",),
         "BRIDGE": ("bridge.>",),
         "INBOX": ("inbox.>",),
     }
@@ -41,7 +49,7 @@ STREAMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 
 OWNED_STREAMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "audit": ("AUDIT", "SEALED"),
+        "audit": ("AUDIT", "SEALED", "DEAD"),
         "auth": (),
         "bridge": ("BRIDGE", "INBOX"),
         "secrets": (),
@@ -50,18 +58,21 @@ OWNED_STREAMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """Which service declares a stream and reads it."""
 
-BUCKETS: Final[Mapping[str, str]] = MappingProxyType({"jwks": "auth", "revocations": "auth"})
+BUCKETS: Final[Mapping[str, str]] = MappingProxyType({"jwks": "auth", "revocations": "auth", "checkpoints": "audit"})
 """Every key-value bucket and the service that writes it. Every service reads all of them."""
 
 _PUBLISHES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "audit": ("sealed.*.*",),
+        "audit": ("sealed.*.*", "dead.audit"),
         "auth": (),
         "bridge": ("bridge.*.*.>", "inbox.*.*.>"),
         "secrets": (),
         "webhooks": ("evt.*.*.>",),
     }
 )
+
+_HEARS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"audit": ("sealed.*.*",)})
+"""Subjects of its own streams that a service subscribes to as they are published, to be woken by them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +94,7 @@ class Permissions:
 def static_permissions() -> Mapping[str, Permissions]:
     """Return the permissions of every static user of account APP, by name."""
     users = {service: _service(service) for service in SERVICES}
-    return MappingProxyType(users | {GATEWAY: _gateway(), OPERATOR: _operator()})
+    return MappingProxyType(users | {GATEWAY: _gateway(), OPERATOR: _operator(), PROVISIONER: _provisioner()})
 
 
 def inbox_prefix(user: str) -> str:
@@ -99,7 +110,7 @@ def stream_of_bucket(bucket: str) -> str:
 def _service(service: str) -> Permissions:
     # The gateway's inboxes are those of the callers that it speaks for, `_INBOX.{principal}.gateway.…`; it has none
     # of its own, and neither has anybody a reason to answer a service.
-    others = sorted({*SERVICES, GATEWAY} - {service})
+    others = sorted({*SERVICES, GATEWAY, PROVISIONER} - {service})
     return Permissions(
         publish=SubjectRules(
             allow=_unique(
@@ -121,6 +132,7 @@ def _service(service: str) -> Permissions:
             allow=(
                 f"rpc.{service}.*.*.*",
                 f"{inbox_prefix(service)}.>",
+                *_HEARS.get(service, ()),
                 *(
                     f"$SRV.{verb}{rest}"
                     for verb in ("PING", "INFO", "STATS")
@@ -144,6 +156,17 @@ def _operator() -> Permissions:
             allow=("$SRV.PING", "$SRV.PING.>", "$SRV.INFO", "$SRV.INFO.>", "$SRV.STATS", "$SRV.STATS.>")
         ),
         subscribe=SubjectRules(allow=(f"{inbox_prefix(OPERATOR)}.>",)),
+    )
+
+
+def _provisioner() -> Permissions:
+    streams = (*STREAMS, *(stream_of_bucket(bucket) for bucket in BUCKETS))
+    verbs = ("CREATE", "UPDATE", "INFO")
+    return Permissions(
+        publish=SubjectRules(
+            allow=("$JS.API.INFO", *(f"$JS.API.STREAM.{verb}.{stream}" for stream in streams for verb in verbs))
+        ),
+        subscribe=SubjectRules(allow=(f"{inbox_prefix(PROVISIONER)}.>",)),
     )
 
 

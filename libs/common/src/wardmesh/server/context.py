@@ -13,6 +13,7 @@ from wardmesh.contracts.fields import Json
 from wardmesh.contracts.operation import AnyContract, Credential, Durability
 from wardmesh.errors import TokenMissing
 from wardmesh.ids import EventId, OrgId, Principal, RequestId, Scope, WorkspaceId
+from wardmesh.server import telemetry
 from wardmesh.server.database import Connection, Database
 from wardmesh.server.tenant import TenantContext
 from wardmesh.server.tokens import Caller
@@ -92,6 +93,10 @@ class Call:
         self.audit_scope = scope
         self.audit_actor = principal
 
+    def trace_parent(self) -> str | None:
+        """Return the present span for a message's headers, or None if the call is not traced."""
+        return None if self.trace_id is None else telemetry.trace_parent()
+
     def seconds_left(self) -> float:
         """How long the caller still waits; never negative."""
         return max(0.0, self._ends_at - asyncio.get_running_loop().time())
@@ -144,5 +149,7 @@ class Call:
             reason=reason,
             request_id=self.request_id,
             trace_id=self.trace_id,
+            source_address=None,
+            user_agent=None,
             details=self._details,
         )

@@ -120,6 +120,7 @@ class Operations:
         self._unknown = EndpointStats("unknown", f"rpc.{service}.*.*.*")
         self._tasks: set[asyncio.Task[None]] = set()
         self._client: Client | None = None
+        self._tracing = True
         self._subscription: Any = None
 
     def bind(self, contract: Contract[..., RequestT, ResponseT], handler: Handler[RequestT, ResponseT]) -> None:
@@ -141,6 +142,7 @@ class Operations:
     async def start(self, client: Client) -> None:
         """Begin to answer."""
         self._client = client
+        self._tracing = telemetry.is_tracing()
         self._subscription = await client.subscribe(
             RpcSubject.of_service(self.service), queue=QUEUE_GROUP, cb=self._receive
         )
@@ -183,7 +185,7 @@ class Operations:
         contract = _unknown_operation(self.service) if bound is None else bound.contract
         stats = self._unknown if bound is None else bound.stats
         request_id = gates.request_id(headers)
-        with telemetry.server_span(contract.key, subject, request_id, headers) as span:
+        with telemetry.server_span(contract.key, subject, request_id, headers, tracing=self._tracing) as span:
             call = Call(
                 contract,
                 scope=subject.scope,
@@ -256,9 +258,9 @@ class Operations:
             return
         event = call.audit_event(Outcome.SUCCESS, None)
         if durability is Durability.QUEUED:
-            await self._recorder.enqueue(call.audit_scope, event, trace_parent=telemetry.trace_parent())
+            await self._recorder.enqueue(call.audit_scope, event, trace_parent=call.trace_parent())
         else:
-            await self._recorder.emit(call.audit_scope, [event], trace_parent=telemetry.trace_parent())
+            await self._recorder.emit(call.audit_scope, [event], trace_parent=call.trace_parent())
 
     async def _record_failure(self, call: Call, error: WardmeshError) -> None:
         """Record what was refused or failed. If that fails too, the caller is answered all the same."""
@@ -268,7 +270,7 @@ class Operations:
         event = call.audit_event(Outcome.REFUSED if refused else Outcome.FAILED, error.code)
         try:
             async with asyncio.timeout(REFUSED_RECORD_SECONDS):
-                await self._recorder.emit(call.audit_scope, [event], trace_parent=telemetry.trace_parent())
+                await self._recorder.emit(call.audit_scope, [event], trace_parent=call.trace_parent())
         except (AuditUnavailable, TimeoutError):
             _log.error("a refusal could not be recorded: %s %s", call.contract.key, error.code)
         _log.info("not carried out", extra={"code": error.code})

@@ -13,15 +13,19 @@ stream all the same; the log drops events that it has already, by their ids.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from wardmesh.contracts.audit import MAX_ENVELOPE_EVENTS, AuditEvent
 from wardmesh.errors import AuditUnavailable, UnavailableError
+from wardmesh.headers import TRACE_PARENT
 from wardmesh.ids import Id, Scope
 from wardmesh.server.messages import OutboundMessage
 from wardmesh.subjects import AuditSubject
+
+_log = logging.getLogger(__name__)
 
 MAX_WAITING_EVENTS: Final = 10_000
 MAX_ENVELOPE_BYTES: Final = 512 * 1024
@@ -40,12 +44,22 @@ class Publisher(Protocol):
 
 @dataclass(slots=True)
 class _Batch:
-    """Events of one scope that share an envelope, and the one future that their callers share."""
+    """Events of one scope that share an envelope, and the callers that wait for it."""
 
-    done: asyncio.Future[None]
     events: list[bytes] = field(default_factory=list)
     size: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    # One for each caller: a caller that is cancelled must not cancel the others.
+    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+
+    def finish(self, failure: AuditUnavailable | None) -> None:
+        for future in self.waiting:
+            if future.done():
+                continue
+            if failure is None:
+                future.set_result(None)
+            else:
+                future.set_exception(failure)
 
 
 class AuditPublisher:
@@ -55,7 +69,7 @@ class AuditPublisher:
         self._publisher = publisher
         self._source = source
         self._open: dict[Scope, _Batch] = {}
-        self._closed: asyncio.Queue[tuple[Scope, _Batch]] = asyncio.Queue()
+        self._closed: list[tuple[Scope, _Batch]] = []
         self._some = asyncio.Event()
         self._room = asyncio.Semaphore(MAX_WAITING_EVENTS)
         self._flushers: list[asyncio.Task[None]] = []
@@ -73,36 +87,45 @@ class AuditPublisher:
 
     async def emit(self, scope: Scope, events: Iterable[AuditEvent], *, trace_parent: str | None = None) -> None:
         """Return when `events` are durable in the stream; raise `AuditUnavailable` if they may not be."""
-        await asyncio.gather(*[await self._accept(scope, event, trace_parent) for event in events])
+        loop = asyncio.get_running_loop()
+        last: _Batch | None = None
+        confirmed: list[asyncio.Future[None]] = []
+        for event in events:
+            batch = await self._accept(scope, event, trace_parent)
+            # Events accepted one after the other mostly share a batch, and one future will do for them.
+            if batch is not last:
+                last = batch
+                confirmed.append(loop.create_future())
+                batch.waiting.append(confirmed[-1])
+        if len(confirmed) == 1:
+            await confirmed[0]
+        else:
+            await asyncio.gather(*confirmed)
 
     async def enqueue(self, scope: Scope, event: AuditEvent, *, trace_parent: str | None = None) -> None:
         """Return when `event` has a place in the queue. If it is lost after that, the log of the process says so."""
-        future = await self._accept(scope, event, trace_parent)
-        future.add_done_callback(_retrieve)
+        await self._accept(scope, event, trace_parent)
 
-    async def _accept(self, scope: Scope, event: AuditEvent, trace_parent: str | None) -> asyncio.Future[None]:
+    async def _accept(self, scope: Scope, event: AuditEvent, trace_parent: str | None) -> _Batch:
         if self._stopping or not self._flushers:
             raise AuditUnavailable
         await self._room.acquire()
-        encoded = event.__pydantic_serializer__.to_json(event, exclude_defaults=True)
+        encoded = encode(event)
         batch = self._open.get(scope)
         if batch is None or len(batch.events) >= MAX_ENVELOPE_EVENTS or batch.size + len(encoded) > MAX_ENVELOPE_BYTES:
             if batch is not None:
-                self._closed.put_nowait((scope, batch))
-            batch = self._open[scope] = _Batch(asyncio.get_running_loop().create_future())
+                self._closed.append((scope, batch))
+            batch = self._open[scope] = _Batch()
         batch.events.append(encoded)
         batch.size += len(encoded) + 1
         if trace_parent is not None:
-            batch.headers.setdefault("traceparent", trace_parent)
+            batch.headers.setdefault(TRACE_PARENT, trace_parent)
         self._some.set()
-        return batch.done
+        return batch
 
     def _take(self) -> list[tuple[Scope, _Batch]]:
-        taken = []
-        while not self._closed.empty():
-            taken.append(self._closed.get_nowait())
-        taken.extend(self._open.items())
-        self._open = {}
+        taken = [*self._closed, *self._open.items()]
+        self._closed, self._open = [], {}
         return taken
 
     async def _flush(self) -> None:
@@ -131,6 +154,7 @@ class AuditPublisher:
             await self._publisher.publish(messages)
         except UnavailableError:
             failure = AuditUnavailable()
+            _log.error("%d audit events were not confirmed", sum(len(batch.events) for _, batch in batches))
         except BaseException:
             failure = AuditUnavailable()
             raise
@@ -138,14 +162,10 @@ class AuditPublisher:
             for _, batch in batches:
                 for _ in batch.events:
                     self._room.release()
-                if batch.done.done():
-                    continue
-                if failure is None:
-                    batch.done.set_result(None)
-                else:
-                    batch.done.set_exception(failure)
+                batch.finish(failure)
 
 
-def _retrieve(future: asyncio.Future[None]) -> None:
-    if not future.cancelled():
-        future.exception()
+def encode(event: AuditEvent) -> bytes:
+    """Return an event as it stands in an envelope: JSON, without what says nothing."""
+    encoded: bytes = event.__pydantic_serializer__.to_json(event, exclude_defaults=True)
+    return encoded

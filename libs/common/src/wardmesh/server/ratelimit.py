@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from cachetools import LRUCache
-
 from wardmesh.errors import RateLimited
 
 MAX_BUCKETS: Final = 50_000
@@ -29,11 +27,15 @@ class RateLimiter:
 
     def __init__(self, rate: Rate, *, max_buckets: int = MAX_BUCKETS) -> None:
         self._rate = rate
-        self._buckets: LRUCache[str, tuple[float, float]] = LRUCache(max_buckets)
+        self._max_buckets = max_buckets
+        self._buckets: dict[str, tuple[float, float]] = {}
 
     def take(self, key: str, now: float) -> None:
         """Take one from the bucket of `key`; raise `RateLimited` if it is empty. `now` is monotonic seconds."""
-        left, since = self._buckets.get(key, (float(self._rate.burst), now))
+        # Taken out and put back, so that the dictionary's order is that of last use and its first is the idlest.
+        left, since = self._buckets.pop(key, (float(self._rate.burst), now))
+        if len(self._buckets) >= self._max_buckets:
+            del self._buckets[next(iter(self._buckets))]
         left = min(float(self._rate.burst), left + (now - since) * self._rate.per_second)
         if left < 1:
             self._buckets[key] = (left, now)

@@ -212,8 +212,8 @@ def main(service: str, settings_class: type[SettingsT], build: Build[SettingsT])
 
 
 async def _run(service: str, settings: SettingsT, build: Build[SettingsT]) -> str | None:
+    telemetry.configure_export(service, settings.otlp_endpoint)
     async with running(service, settings, build) as runtime:
-        telemetry.configure_export(service, runtime.instance, settings.otlp_endpoint)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, runtime.ended.set)

@@ -62,17 +62,20 @@ class ServerSpan:
 _NO_SPAN: Final = ServerSpan(trace.INVALID_SPAN, None)
 
 
-def _is_tracing() -> bool:
+def is_tracing() -> bool:
     """Tell whether anybody keeps spans; making ones that nobody keeps costs a request a tenth of its time."""
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 @contextmanager
 def server_span(
-    operation: str, subject: RpcSubject, request_id: RequestId, headers: Mapping[str, str]
+    operation: str, subject: RpcSubject, request_id: RequestId, headers: Mapping[str, str], *, tracing: bool = True
 ) -> Iterator[ServerSpan]:
-    """Continue the caller's trace while a request is answered, and put its ids on every log line."""
-    if TRACE_PARENT not in headers and not _is_tracing():
+    """Continue the caller's trace while a request is answered, and put its ids on every log line.
+
+    `tracing` is what `is_tracing` said when the process began: asking costs as much as a gate.
+    """
+    if not tracing and TRACE_PARENT not in headers:
         reset = _current.set(RequestContext(request_id, subject.principal, operation))
         try:
             yield _NO_SPAN
@@ -153,7 +156,7 @@ def configure_logging(service: str, level: str) -> None:
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
 
 
-def configure_export(service: str, instance: str, endpoint: str | None) -> None:
+def configure_export(service: str, endpoint: str | None) -> None:
     """Send traces and metrics to the collector at `endpoint` (OTLP over HTTP); without one, keep none."""
     if endpoint is None:
         return
@@ -166,7 +169,7 @@ def configure_export(service: str, instance: str, endpoint: str | None) -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    resource = Resource.create({"service.name": f"wardmesh-{service}", "service.instance.id": instance})
+    resource = Resource.create({"service.name": f"wardmesh-{service}"})
     tracers = TracerProvider(resource=resource)
     tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")))
     trace.set_tracer_provider(tracers)
