@@ -14,7 +14,8 @@ import pytest
 
 from wardmesh.ids import EventId, OrgId
 from wardmesh.server.database import Database, DatabaseRefused, DatabaseUnavailable, TenantContext
-from wardmesh.server.outbox import MAX_PAYLOAD_BYTES, MESSAGE_ID_HEADER, Outbox, OutboxMessage, Relay, RelayLimits
+from wardmesh.server.messages import OutboundMessage
+from wardmesh.server.outbox import MAX_PAYLOAD_BYTES, Outbox, Relay, RelayLimits
 
 Superuser: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 PATIENT = RelayLimits(batch_messages=3, poll_seconds=60, first_backoff_seconds=0.01, max_backoff_seconds=0.02)
@@ -28,7 +29,7 @@ class Broker:
     """What a broker's disk would hold; it can be told to fail before, between or after writing."""
 
     def __init__(self) -> None:
-        self.stored: list[OutboxMessage] = []
+        self.stored: list[OutboundMessage] = []
         self.failures: list[str] = []
         self.written = asyncio.Event()
 
@@ -36,7 +37,7 @@ class Broker:
     def payloads(self) -> list[bytes]:
         return [message.payload for message in self.stored]
 
-    async def publish_many(self, messages: Sequence[OutboxMessage]) -> None:
+    async def publish_many(self, messages: Sequence[OutboundMessage]) -> None:
         failure = self.failures.pop(0) if self.failures else ""
         await asyncio.sleep(0)
         if failure == "before":
@@ -100,8 +101,9 @@ async def test_what_was_committed_is_published_with_its_id_and_then_gone(
     relay = Relay(pool, outbox, broker.publish_many)
     assert (await relay.oldest_seconds() or -1) >= 0
     assert await relay.publish_batch() == 1
-    headers = {"ce-type": "a.b", MESSAGE_ID_HEADER: message_id}
-    assert broker.stored == [OutboxMessage(message_id, "evt.a", headers, b"\x00\xff")]
+    [stored] = broker.stored
+    assert stored == OutboundMessage("evt.a", b"\x00\xff", {"ce-type": "a.b"}, message_id)
+    assert stored.wire_headers() == {"ce-type": "a.b", "Nats-Msg-Id": message_id}
     assert await waiting(superuser) == 0
     assert await relay.oldest_seconds() is None
     assert await relay.publish_batch() == 0
@@ -164,7 +166,7 @@ async def test_a_failing_broker_loses_nothing_and_repeats_under_the_same_id(
     assert first_seen == [b"secret-1", b"secret-2", b"secret-3", b"secret-4"]
     ids = {message.payload: set[str]() for message in broker.stored}
     for message in broker.stored:
-        ids[message.payload].add(message.headers[MESSAGE_ID_HEADER])
+        ids[message.payload].add(message.message_id)
     assert all(len(seen) == 1 for seen in ids.values())
     assert relay.failures == 0
     assert "ConnectionError" in caplog.text
@@ -176,7 +178,7 @@ async def test_a_relay_that_dies_between_acknowledgement_and_delete_leaves_the_r
 ) -> None:
     await put(pool, outbox, acme, b"1", b"2")
 
-    async def publish_and_lose_the_database(messages: Sequence[OutboxMessage]) -> None:
+    async def publish_and_lose_the_database(messages: Sequence[OutboundMessage]) -> None:
         await broker.publish_many(messages)
         await superuser.execute(
             "select pg_terminate_backend(pid, 2000) from pg_stat_activity "
@@ -188,7 +190,7 @@ async def test_a_relay_that_dies_between_acknowledgement_and_delete_leaves_the_r
     assert await waiting(superuser) == 2
     await drain(Relay(pool, outbox, broker.publish_many))
     assert broker.payloads == [b"1", b"2", b"1", b"2"]
-    assert broker.stored[0].id == broker.stored[2].id
+    assert broker.stored[0].message_id == broker.stored[2].message_id
 
 
 async def test_a_relay_that_is_cancelled_leaves_the_rows_for_the_next(
@@ -258,7 +260,7 @@ async def test_no_two_relays_are_at_one_tenant_at_once(
     inside = asyncio.Event()
     release = asyncio.Event()
 
-    async def slowly(messages: Sequence[OutboxMessage]) -> None:
+    async def slowly(messages: Sequence[OutboundMessage]) -> None:
         inside.set()
         await release.wait()
         await broker.publish_many(messages)

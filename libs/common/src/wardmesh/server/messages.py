@@ -14,7 +14,7 @@ class OutboundMessage:
     """One message for a stream. `message_id` lets the broker drop a repetition within its window (2 minutes)."""
 
     subject: str
-    payload: bytes
+    payload: bytes = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
     message_id: str | None = None
 

@@ -31,14 +31,14 @@ import random
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from wardmesh.ids import EventId
 from wardmesh.server.database import Connection, Database
+from wardmesh.server.messages import OutboundMessage
 from wardmesh.subjects import SERVICES
 
-MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
 MAX_PAYLOAD_BYTES: Final = 960 * 1024  # NATS takes 1 MiB with the headers
 MAX_HEADER_BYTES: Final = 32 * 1024
 MAX_SUBJECT_CHARACTERS: Final = 512
@@ -49,20 +49,10 @@ _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxMessage:
-    """A message as the broker shall get it; `headers` carry its `Nats-Msg-Id`."""
-
-    id: EventId
-    subject: str
-    headers: Mapping[str, str]
-    payload: bytes = field(repr=False)
-
-
 class PublishMany(Protocol):
     """The broker's side of a relay."""
 
-    def __call__(self, messages: Sequence[OutboxMessage], /) -> Awaitable[None]:
+    def __call__(self, messages: Sequence[OutboundMessage], /) -> Awaitable[None]:
         """Publish in this order.
 
         MUST NOT return before every message is durable at the broker, and MUST raise if one is not or may not be.
@@ -202,13 +192,7 @@ class Relay:
             if not rows:
                 return 0
             messages = [
-                OutboxMessage(
-                    id=EventId(row["id"]),
-                    subject=row["subject"],
-                    headers={**row["headers"], MESSAGE_ID_HEADER: row["id"]},
-                    payload=row["payload"],
-                )
-                for row in rows
+                OutboundMessage(row["subject"], row["payload"], row["headers"], message_id=row["id"]) for row in rows
             ]
             async with asyncio.timeout(self._limits.publish_seconds):
                 await self._publish_many(messages)

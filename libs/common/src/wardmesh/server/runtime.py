@@ -16,7 +16,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Final, TypeVar
 
@@ -32,12 +32,11 @@ from wardmesh.server.authenticator import TokenAuthenticator
 from wardmesh.server.database import Connection, Database
 from wardmesh.server.health import Health
 from wardmesh.server.http import serving
-from wardmesh.server.messages import OutboundMessage
 from wardmesh.server.messaging import Messaging
 from wardmesh.server.micro import MicroService
 from wardmesh.server.mirror import Mirror
 from wardmesh.server.operations import Operations
-from wardmesh.server.outbox import Outbox, OutboxMessage, Relay
+from wardmesh.server.outbox import Outbox, Relay
 from wardmesh.server.publishing import AuditPublisher
 from wardmesh.server.ratelimit import Rate, RateLimiter
 from wardmesh.server.settings import ServiceSettings, read_seed
@@ -154,7 +153,7 @@ class Runtime:
             await stack.enter_async_context(self.database)
             self.audit.start()
             stack.push_async_callback(self.audit.stop)
-            relay = Relay(self.database, self.outbox, self._relay)
+            relay = Relay(self.database, self.outbox, self.messaging.publish)
             relay.start()
             stack.push_async_callback(relay.stop)
             stack.push_async_callback(self._cancel_tasks)
@@ -175,9 +174,6 @@ class Runtime:
         await self.operations.start(self.messaging.nats)
         stack.push_async_callback(self.operations.stop)
         return stack
-
-    async def _relay(self, messages: Sequence[OutboxMessage]) -> None:
-        await self.messaging.publish([OutboundMessage(item.subject, item.payload, item.headers) for item in messages])
 
     async def _cancel_tasks(self) -> None:
         for task in self._tasks:
