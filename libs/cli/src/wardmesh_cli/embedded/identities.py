@@ -24,7 +24,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from wardmesh.server.broker import GATEWAY, OPERATOR
+from wardmesh.server.broker import GATEWAY, OPERATOR, PROVISIONER
 from wardmesh.server.nkey import Kind, new_seed, public_key
 from wardmesh.subjects import SERVICES
 from wardmesh_cli.embedded.broker import CALLOUT_USER, SYSTEM_USER, PublicKeys
@@ -36,7 +36,7 @@ PASSWORD_BYTES: Final = 24
 SUPERUSER: Final = "postgres"
 
 _MANIFEST = "MADE"  # the names of all that was ever made here
-_STATIC_USERS = (*SERVICES, GATEWAY, OPERATOR)
+_STATIC_USERS = (*SERVICES, GATEWAY, OPERATOR, PROVISIONER)
 
 
 @dataclass(frozen=True, slots=True)
