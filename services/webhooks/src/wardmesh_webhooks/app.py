@@ -1,0 +1,51 @@
+"""Puts the webhooks service together. Everything that is constructed, is constructed here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from wardmesh.server.fetching import Fetcher
+from wardmesh.server.http import serving
+from wardmesh.server.runtime import OutboxAudit, Runtime
+from wardmesh.server.settings import read_key
+from wardmesh_webhooks import handlers, ingest
+from wardmesh_webhooks.door import Door
+from wardmesh_webhooks.service import WebhookService
+from wardmesh_webhooks.settings import Settings
+from wardmesh_webhooks.store import PostgresStore
+from wardmesh_webhooks.stream import EVENTS, FETCH_LIMITS, events_stream
+from wardmesh_webhooks.vault import SecretVault
+
+
+@asynccontextmanager
+async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
+    """The service, for as long as the block runs."""
+    await runtime.messaging.ensure_stream(
+        events_stream(settings.webhooks_events_max_bytes), replicas=settings.stream_replicas
+    )
+    store = PostgresStore(runtime.database, runtime.outbox, OutboxAudit(runtime.outbox))
+    vault = SecretVault(read_key(settings.key_file))
+    fetcher = Fetcher(runtime.messaging.nats, EVENTS, FETCH_LIMITS)
+    handlers.bind(runtime.operations, WebhookService(store, vault, runtime.messaging, fetcher, _now))
+    door = ingest.application(Door(store, vault, runtime.audit, _now))
+    stopping = asyncio.create_task(_close_when_ended(runtime, fetcher), name="end-polls")
+    try:
+        async with serving(door, settings.webhooks_http_host, settings.webhooks_http_port):
+            yield
+    finally:
+        fetcher.close()
+        stopping.cancel()
+        await asyncio.wait({stopping})
+
+
+async def _close_when_ended(runtime: Runtime, fetcher: Fetcher) -> None:
+    """End the long polls when the process is told to stop: operations wait for what is in hand."""
+    await runtime.ended.wait()
+    fetcher.close()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
