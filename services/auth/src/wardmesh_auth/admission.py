@@ -1,0 +1,121 @@
+"""Who may connect to the broker: the decision behind the auth callout (`callout` knows the protocol).
+
+The CONNECT names the scope as its user and carries an API key or an access token as its password.
+
+What always holds: the scope is a parsed id before anything else is looked at; the credential is good for exactly that
+scope; the connection ends with the credential, and after `ACCESS_TOKEN_LIFETIME` at the latest, so that nobody stays
+who would not get in again. Every decision is in the audit log, under the name that the credential proved or nobody's.
+
+On failure: what is raised here, `Callout` turns into a refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+from wardmesh.contracts.audit import AuditEvent, Outcome
+from wardmesh.contracts.operation import Category
+from wardmesh.crypto.apikey import PREFIX
+from wardmesh.errors import WardmeshError
+from wardmesh.ids import EventId, KeyId, OrgId, Principal, Scope, SessionId, UserId, parse_scope
+from wardmesh.server.authenticator import Authenticator
+from wardmesh_auth.callout import ConnectRequest, Decision, Grant, Refusal
+from wardmesh_auth.domain import token_expiry
+from wardmesh_auth.sessions import KeyVerdict
+
+ACTION: Final = "connection.open"
+MAX_PASSWORD_CHARACTERS: Final = 8192
+"""More than any key or token of ours has."""
+MAX_SHOWN_CHARACTERS: Final = 64
+
+
+class AuditQueue(Protocol):
+    async def enqueue(self, scope: Scope, event: AuditEvent, *, trace_parent: str | None = None) -> None: ...
+
+
+class KeyChecker(Protocol):
+    async def check_key(self, text: str, scope: Scope | None) -> KeyVerdict: ...
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the audit log is to say of the connect: nobody's until the credential has proved a name."""
+
+    scope: Scope = field(default_factory=OrgId.nil)
+    actor: Principal = field(default_factory=UserId.nil)
+    targets: tuple[str, ...] = ()
+
+
+class Admission:
+    """Decides about connects. `decide` is what `Callout` is given."""
+
+    def __init__(
+        self, keys: KeyChecker, authenticator: Authenticator, audit: AuditQueue, clock: Callable[[], datetime]
+    ) -> None:
+        self._keys = keys
+        self._authenticator = authenticator
+        self._audit = audit
+        self._clock = clock
+
+    async def decide(self, request: ConnectRequest) -> Decision:
+        """Return a grant of exactly the scope that was asked for, or a refusal."""
+        seen = _Seen()
+        decision: Decision
+        try:
+            decision = await self._judge(request, seen)
+        except WardmeshError as error:
+            decision = Refusal(error.code)
+        await self._record(request, seen, decision)
+        return decision
+
+    async def _judge(self, request: ConnectRequest, seen: _Seen) -> Decision:
+        try:
+            scope = parse_scope(request.user)
+        except ValueError:
+            return Refusal("the user name is to be the id of an organization or a workspace")
+        if not 0 < len(request.password) <= MAX_PASSWORD_CHARACTERS:
+            return Refusal("the password is to be an API key or an access token")
+        if request.password.startswith(PREFIX):
+            return await self._with_key(request.password, scope, seen)
+        return self._with_token(request.password, scope, seen)
+
+    async def _with_key(self, text: str, scope: Scope, seen: _Seen) -> Decision:
+        verdict = await self._keys.check_key(text, scope)
+        key = verdict.key
+        # Refusals go to the log of the key's own scope: the one that was asked for may be anybody's.
+        seen.scope, seen.actor, seen.targets = key.scope, key.principal, (key.id,)
+        if verdict.rights is None:
+            return Refusal(verdict.refusal or "the key does not reach that scope")
+        seen.scope = scope
+        return Grant(scope, key.principal, key.id, token_expiry(self._clock(), key.expires_at))
+
+    def _with_token(self, text: str, scope: Scope, seen: _Seen) -> Decision:
+        caller = self._authenticator.authenticate(text)
+        seen.scope, seen.actor, seen.targets = caller.scope, caller.principal, (caller.credential_id,)
+        if caller.scope != scope:
+            return Refusal("the access token is for another scope")
+        expires_at = token_expiry(self._clock(), datetime.fromtimestamp(caller.expires_at, UTC))
+        return Grant(scope, caller.principal, _credential(caller.credential_id), expires_at)
+
+    async def _record(self, request: ConnectRequest, seen: _Seen, decision: Decision) -> None:
+        refused = isinstance(decision, Refusal)
+        event = AuditEvent(
+            id=EventId.new(),
+            occurred_at=self._clock(),
+            category=Category.AUTHENTICATION,
+            action=ACTION,
+            outcome=Outcome.REFUSED if refused else Outcome.SUCCESS,
+            actor=seen.actor,
+            targets=seen.targets,
+            reason=decision.reason if isinstance(decision, Refusal) else None,
+            source_address=request.client_host[:MAX_SHOWN_CHARACTERS] or None,
+            details={"connection": request.connection_id},
+        )
+        await self._audit.enqueue(seen.scope, event)
+
+
+def _credential(text: str) -> KeyId | SessionId:
+    return KeyId.parse(text) if text.startswith(KeyId.prefix) else SessionId.parse(text)

@@ -1,0 +1,38 @@
+"""What auth needs to be told, besides what every service is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from wardmesh.server.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """Settings of the auth service, its callout and its gateway."""
+
+    auth_signing_key_file: Path
+    """The Ed25519 key that signs access tokens, PEM."""
+    auth_callout_seed_file: Path
+    """The nkey user of account AUTH that hears who wants to connect."""
+    auth_callout_issuer_seed_file: Path
+    """The account key that signs the answers."""
+    auth_callout_xkey_seed_file: Path
+    """The curve key that questions are sealed to."""
+    auth_sys_seed_file: Path
+    """The nkey user of account SYS that finds and kicks connections."""
+    auth_gateway_seed_file: Path
+    """The nkey user that forwards HTTP callers' requests."""
+    auth_http_host: str = "127.0.0.1"
+    auth_http_port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    auth_sign_up: Literal["open", "closed"] = "open"
+    """Whether anybody may create an organization."""
+    auth_bootstrap_file: Path | None = None
+    """Where the first administrator's credential is put, once, if this mesh has none yet; none, nowhere."""
+    auth_password_threads: Annotated[int, Field(ge=1, le=64)] = 2
+    """Password hashes computed at once; each takes 64 MiB and a core."""
+    auth_logins_per_second: Annotated[float, Field(gt=0)] = 5.0
+    auth_logins_burst: Annotated[int, Field(ge=1)] = 50
+    """One address's share, at the gateway, of the operations that carry a credential of their own."""
