@@ -1,0 +1,161 @@
+"""A scope's whole log as a folder of static files, in a standard format (C2SP tlog-tiles).
+
+    checkpoint                 the signed head: origin, size and root
+    verifier-key               the key that the log says signed it; compare it with one that you have from elsewhere
+    tile/<L>/<N>[.p/<W>]       the tree
+    tile/entries/<N>[.p/<W>]   the entries, 256 in a file
+    entries.ndjson             the same entries for people: line n (from 0) is entry n, the very bytes that are hashed
+
+`wardmesh.audit_verify` checks such a folder; so can other people's tools.
+
+What always holds: the hashes of the lowest tiles are those that the log's tree holds, not computed from the entries, so
+an entry that was changed in the database differs from its tile and can be named. `checkpoint` is written last: a folder
+without one is an export that did not finish. Nothing is believed that the server says; verifying does that.
+
+On failure: `ExportIncomplete` if the log gives out fewer entries than its checkpoint says; what there was is in the
+folder, with the checkpoint, so that verifying names the first entry that is missing. `FileExistsError` if the folder
+has something in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+from wardmesh.audit_verify import CHECKPOINT, ENTRIES, VERIFIER_KEY, Damage, Report, verify_export
+from wardmesh.contracts.audit import MAX_LEAVES, Checkpoint, Leaves
+from wardmesh.crypto.errors import MalformedEncoding
+from wardmesh.crypto.merkle import HASH_BYTES
+from wardmesh.crypto.tile_builder import TileBuilder
+from wardmesh.crypto.tiles import MAX_ENTRY_BYTES, TILE_WIDTH, EntryBundle, encode_bundle
+
+__all__ = [
+    "Damage",
+    "ExportIncomplete",
+    "Exported",
+    "LogReader",
+    "Progress",
+    "Report",
+    "export_log",
+    "verify_export",
+]
+
+
+class LogReader(Protocol):
+    """What an export reads: two operations of the audit service, as `mesh.audit` has them."""
+
+    async def checkpoint(self) -> Checkpoint:
+        """Return the signed head."""
+
+    async def leaves(self, *, start: int, limit: int) -> Leaves:
+        """Return leaves from `start` on, at most `limit`, and the tree's hashes for them."""
+
+
+Progress = Callable[[int, int], None]
+"""Called with how many entries are written, and how many there are."""
+
+
+class ExportIncomplete(Exception):
+    """The log gave out fewer entries than its checkpoint says, or none that an export could hold."""
+
+    def __init__(self, folder: Path, written: int, size: int) -> None:
+        super().__init__(f"{folder}: the log ends at entry {written}, and its checkpoint says that it has {size}")
+        self.folder = folder
+        self.written = written
+        self.size = size
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A finished export."""
+
+    folder: Path
+    size: int
+    verifier_key: str
+
+
+def _nobody(_written: int, _size: int) -> None:
+    pass
+
+
+async def export_log(log: LogReader, folder: Path, progress: Progress = _nobody) -> Exported:
+    """Write the log's entries, its tree and its present checkpoint into `folder`, which must be new or empty."""
+    await asyncio.to_thread(_make_empty, folder)
+    checkpoint = await log.checkpoint()
+    with await asyncio.to_thread(_Writer, folder) as writer:
+        while writer.size < checkpoint.size:
+            limit = min(MAX_LEAVES, checkpoint.size - writer.size)
+            page = await log.leaves(start=writer.size, limit=limit)
+            if not 0 < len(page.leaves) <= limit or not all(map(_fits, page.leaves)):
+                break
+            if len(page.hashes) != len(page.leaves) or any(len(value) != HASH_BYTES for value in page.hashes):
+                raise MalformedEncoding("the log's answer has not one hash a leaf")
+            await asyncio.to_thread(writer.add, page.leaves, page.hashes)
+            progress(writer.size, checkpoint.size)
+        await asyncio.to_thread(writer.finish, checkpoint)
+    if writer.size < checkpoint.size:
+        raise ExportIncomplete(folder, writer.size, checkpoint.size)
+    return Exported(folder, checkpoint.size, checkpoint.verifier_key)
+
+
+def _fits(leaf: bytes) -> bool:
+    """Tell whether a leaf can be one line and one entry of a bundle; every leaf that the log makes can."""
+    return len(leaf) <= MAX_ENTRY_BYTES and b"\n" not in leaf
+
+
+def _make_empty(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty; export into a new folder")
+
+
+class _Writer:
+    """Writes entries and tiles as they come; memory holds one bundle and the tree's right edge."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._builder = TileBuilder()
+        self._bundle: list[bytes] = []
+        self._bundles = 0
+        self._lines: IO[bytes] = (folder / ENTRIES).open("xb")
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lines.close()
+
+    @property
+    def size(self) -> int:
+        return self._builder.size
+
+    def add(self, leaves: Sequence[bytes], hashes: Sequence[bytes]) -> None:
+        self._lines.writelines(leaf + b"\n" for leaf in leaves)
+        self._bundle.extend(leaves)
+        while len(self._bundle) >= TILE_WIDTH:
+            self._write_bundle(self._bundle[:TILE_WIDTH])
+            del self._bundle[:TILE_WIDTH]
+        for tile, content in self._builder.add(hashes):
+            self._write(tile.path, content)
+
+    def finish(self, checkpoint: Checkpoint) -> None:
+        if self._bundle:
+            self._write_bundle(self._bundle)
+        for tile, content in self._builder.partial_tiles():
+            self._write(tile.path, content)
+        self._lines.flush()
+        self._write(VERIFIER_KEY, f"{checkpoint.verifier_key}\n".encode())
+        self._write(CHECKPOINT, checkpoint.note.encode())
+
+    def _write_bundle(self, entries: Sequence[bytes]) -> None:
+        self._write(EntryBundle(self._bundles, len(entries)).path, encode_bundle(entries))
+        self._bundles += 1
+
+    def _write(self, path: str, content: bytes) -> None:
+        file = self._folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("xb") as handle:
+            handle.write(content)
