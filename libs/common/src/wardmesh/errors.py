@@ -10,6 +10,7 @@
     │   ├── ScopeMismatch · PermissionDenied · ReplySubjectRefused
     └── UnavailableError        nothing was wrong with the request; the same one may succeed later
         ├── RateLimited · Overloaded · ServiceUnavailable · AuditUnavailable · DeadlineExceeded · InternalError
+        ├── ConnectionLost
 
 An error becomes an RFC 9457 problem document (the body), and the ADR-32 headers `Nats-Service-Error-Code` (its
 HTTP status) and `Nats-Service-Error` (its code). `from_problem` makes the same error of it on the other side.
@@ -309,6 +310,15 @@ class DeadlineExceeded(UnavailableError):
     status = 504
     title = "The deadline has passed"
     advice = "Allow more time, or ask whether it was carried out before you send it again."
+    executed = True
+
+
+class ConnectionLost(UnavailableError):
+    """The connection broke after the request was sent and before its answer came; only a client says so."""
+
+    code = "connection_lost"
+    title = "The connection was lost"
+    advice = "Ask whether it was carried out before you send it again."
     executed = True
 
 

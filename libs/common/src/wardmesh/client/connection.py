@@ -1,0 +1,160 @@
+"""A link to the broker, always: opened again when it ends, replaced before its credential expires.
+
+What always holds: at most one link is current, and requests go to it alone. A replaced link stays until the answers
+that are under way on it have arrived, so replacing loses nothing. While there is none, callers wait up to their
+deadline.
+
+On failure: `CredentialRefused` once the broker has refused the credential promptly, several times in a row;
+`ServiceUnavailable` when the wait is over. Both say that nothing was carried out. Opening goes on meanwhile, ever
+slower, so that a client outlives an outage of any length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Final
+
+from wardmesh.client.link import Dialling, Link, LinkRefused, LinkUnreachable
+from wardmesh.client.retry import delay
+from wardmesh.errors import CredentialRefused, ServiceUnavailable
+
+REFUSALS_BELIEVED: Final = 3
+"""One refusal may be a service that is just starting; this many in a row are an answer."""
+LONGEST_PAUSE_SECONDS: Final = 2.0
+LONGEST_PAUSE_REFUSED_SECONDS: Final = 30.0
+"""A revoked key that keeps knocking costs the auth service work."""
+RETIRE_SECONDS: Final = 30.0
+"""No call takes longer than this (`MAX_DEADLINE`), so no answer comes later."""
+
+
+class Connection:
+    """Keeps a link at hand. `start` begins; `close` ends it."""
+
+    def __init__(self, dialling: Dialling, *, jitter: Callable[[], float] = random.random) -> None:
+        self._dialling = dialling
+        self._jitter = jitter
+        self._current: Link | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._changed: asyncio.Future[None] | None = None
+        self._refusal: CredentialRefused | None = None
+        self._closed = False
+        self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def current(self) -> Link | None:
+        """The link, if there is one now."""
+        link = self._current
+        return link if link is not None and link.is_open else None
+
+    def start(self) -> None:
+        """Begin to open a link."""
+        self._open_again()
+
+    async def link(self, until: float) -> Link:
+        """Return a link, waiting for one until `until` on the event loop's clock."""
+        loop = asyncio.get_running_loop()
+        while True:
+            if self._closed:
+                raise ServiceUnavailable("This mesh is closed; connect again.")
+            if (link := self.current) is not None:
+                return link
+            if self._refusal is not None:
+                raise CredentialRefused from self._refusal
+            if self._changed is None or self._changed.done():
+                self._changed = loop.create_future()
+            left = until - loop.time()
+            if left <= 0:
+                raise ServiceUnavailable(f"No broker answers at {', '.join(_shown(self._dialling.servers))}.")
+            await asyncio.wait((self._changed,), timeout=left)
+
+    async def renew(self) -> None:
+        """Replace the link by one with the present credential. The old one goes when nothing waits on it."""
+        if self.current is None:
+            return  # one is being opened, and with the present credential
+        try:
+            link = await self._open()
+        except (LinkRefused, LinkUnreachable):
+            return  # the old one still works; when it ends, opening begins in earnest
+        old = self._current
+        if self._closed:
+            await link.close()
+            return
+        self._take(link)
+        if old is not None and old is not link:
+            self._spawn(old.retire(RETIRE_SECONDS))
+
+    async def close(self) -> None:
+        """Close every link. Requests that still wait end in `ConnectionLost`."""
+        self._closed = True
+        self._wake()
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
+        if self._current is not None:
+            await self._current.close()
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    def _open_again(self) -> None:
+        if not self._closed and (self._opening is None or self._opening.done()):
+            self._opening = asyncio.get_running_loop().create_task(self._keep_opening())
+
+    async def _keep_opening(self) -> None:
+        attempt = refusals = 0
+        while True:
+            try:
+                link = await self._open()
+            except LinkRefused as error:
+                refusals = refusals + 1 if error.prompt else 0
+            except LinkUnreachable:
+                refusals = 0
+            else:
+                self._take(link)
+                if link.is_open:
+                    return
+            if refusals >= REFUSALS_BELIEVED:
+                self._refusal = CredentialRefused()
+                self._wake()
+            longest = LONGEST_PAUSE_SECONDS if self._refusal is None else LONGEST_PAUSE_REFUSED_SECONDS
+            await asyncio.sleep(delay(attempt, self._jitter(), longest=longest))
+            attempt += 1
+
+    async def _open(self) -> Link:
+        link = await Link.open(self._dialling, on_closed=self._on_closed, on_lame_duck=self._on_lame_duck)
+        # A cluster tells of its other nodes; the next link may need one of them.
+        scheme = self._dialling.servers[0].partition("://")[0]  # nats-py refuses to mix TCP and WebSocket
+        told = (server for server in link.servers if server.startswith(f"{scheme}://"))
+        self._dialling = replace(self._dialling, servers=tuple(dict.fromkeys((*self._dialling.servers, *told))))
+        return link
+
+    def _take(self, link: Link) -> None:
+        self._current = link
+        self._refusal = None
+        self._wake()
+
+    def _on_closed(self, link: Link) -> None:
+        if link is self._current:
+            self._current = None
+            self._open_again()
+
+    def _on_lame_duck(self) -> None:
+        """The server is about to stop; move to another one while it still answers."""
+        self._spawn(self.renew())
+
+    def _wake(self) -> None:
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
+
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def _shown(servers: tuple[str, ...]) -> list[str]:
+    """Addresses without user information: a URL may carry a password."""
+    return [server.rpartition("@")[2] for server in servers]
