@@ -137,12 +137,16 @@ class Fetcher:
     ) -> list[Delivery]:
         """Settle `acks` and `naks`, then return what there is, waiting up to `wait_seconds` for the first of it.
 
+        A `batch` of 0 settles only.
+
         `consumer` is what `consumer_name` returned; `filter_subject` is the service's, never a caller's text.
         """
         name = _durable_name(consumer, filter_subject)
         ends_at = _now() + wait_seconds
         with _translated():
             await self._settle(name, acks, naks)
+            if batch == 0:  # to the broker, 0 is 1
+                return []
             for _ in range(_ATTEMPTS):
                 if self._closed:
                     return []
