@@ -74,6 +74,8 @@ class Runtime:
         self.settings = settings
         self.instance = os.urandom(8).hex()
         self.health = Health()
+        self.health.add("service", self._check_answering)
+        self._answering = False
         self.messaging = Messaging(service)
         self.database = Database(settings.database_url.get_secret_value(), application=f"wardmesh-{service}")
         self.outbox = Outbox(service)
@@ -118,6 +120,9 @@ class Runtime:
 
     def _knows_keys(self) -> bool:
         return self.keys.ready.is_set() and self.revocations.ready.is_set()
+
+    async def _check_answering(self) -> str | None:
+        return None if self._answering else "does not answer requests yet, or no more"
 
     async def _check_broker(self) -> str | None:
         if not self.messaging.is_connected:
@@ -173,7 +178,12 @@ class Runtime:
         await micro.start(self.messaging.nats)
         await self.operations.start(self.messaging.nats)
         stack.push_async_callback(self.operations.stop)
+        self._answering = True
+        stack.callback(self._no_more)
         return stack
+
+    def _no_more(self) -> None:
+        self._answering = False
 
     async def _cancel_tasks(self) -> None:
         for task in self._tasks:
