@@ -1,0 +1,32 @@
+"""The `wardmesh` command, put together."""
+
+from __future__ import annotations
+
+import typer
+
+from wardmesh_cli.commands import audit, bridge, event, key, people, secret, session, webhook, workspace
+
+
+def build() -> typer.Typer:
+    """Return the command with all its groups."""
+    app = typer.Typer(
+        name="wardmesh",
+        help="The security control plane for platforms whose workspaces run AI agents.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    session.register(app)
+    app.add_typer(secret.app, name="secret")
+    app.add_typer(key.app, name="key")
+    app.add_typer(people.agent, name="agent")
+    app.add_typer(people.user, name="user")
+    app.add_typer(people.service_account, name="service-account")
+    app.add_typer(people.principal, name="principal")
+    app.add_typer(people.level, name="level")
+    app.add_typer(workspace.app, name="workspace")
+    app.add_typer(bridge.app, name="bridge")
+    app.add_typer(webhook.app, name="webhook")
+    app.add_typer(event.app, name="event")
+    app.add_typer(audit.app, name="audit")
+    return app

@@ -1,0 +1,131 @@
+"""`wardmesh audit`: follow the log, search it, and take it along to be verified elsewhere."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from wardmesh.contracts.audit import Entry, Filter, Outcome
+from wardmesh_cli.commanding import Run, mesh_command
+from wardmesh_cli.connecting import Where
+from wardmesh_cli.output import BAD, DOUBTFUL, GOOD, Styled, timestamp
+from wardmesh_cli.parameters import ActorOption, CategoryOption, LimitOption, RequestOption
+from wardmesh_cli.streaming import CountOption, SecondsOption, until
+
+app = typer.Typer(help="The append-only log.", no_args_is_help=True)
+
+ActionOption = Annotated[str | None, typer.Option("--action", help="Only this action: secret.get")]
+OutcomeOption = Annotated[Outcome | None, typer.Option("--outcome", help="Only with this outcome.")]
+TargetOption = Annotated[str | None, typer.Option("--target", help="Only what was done to this.")]
+_COLOURS = {Outcome.SUCCESS: GOOD, Outcome.REFUSED: BAD, Outcome.FAILED: DOUBTFUL}
+COLUMNS = ("index", "time", "outcome", "category", "action", "actor", "targets", "reason")
+_PAGE = 500
+
+
+@mesh_command(app, "tail", where=Where.EITHER)
+async def tail(
+    run: Run,
+    category: CategoryOption = None,
+    actor: ActorOption = None,
+    action: ActionOption = None,
+    outcome: OutcomeOption = None,
+    target: TargetOption = None,
+    request: RequestOption = None,
+    start: Annotated[int | None, typer.Option("--start", min=0, help="From this index on, else from now.")] = None,
+    count: CountOption = None,
+    seconds: SecondsOption = None,
+) -> None:
+    """Show entries as they are sealed, oldest first; none is missed or repeated."""
+    entries = run.mesh.audit.tail(
+        category=category,
+        actor=actor,
+        action=action,
+        outcome=outcome,
+        target=target,
+        request_id=request,
+        start=run.memory.get("next", start),
+    )
+    async for entry in until(entries, count, seconds):
+        if run.out.as_json:
+            run.out.item(entry)
+        else:
+            show_entry(run, entry)
+        run.memory["next"] = entry.index + 1
+
+
+@mesh_command(app, "query", where=Where.EITHER)
+async def query(
+    run: Run,
+    category: CategoryOption = None,
+    actor: ActorOption = None,
+    action: ActionOption = None,
+    outcome: OutcomeOption = None,
+    target: TargetOption = None,
+    request: RequestOption = None,
+    since: Annotated[datetime | None, typer.Option("--since", help="From this time on (UTC).")] = None,
+    before: Annotated[datetime | None, typer.Option("--until", help="Up to this time (UTC).")] = None,
+    limit: LimitOption = 100,
+) -> None:
+    """Search the log, newest first."""
+    wanted = Filter(
+        category=category,
+        actor=actor,
+        action=action,
+        outcome=outcome,
+        target=target,
+        request_id=request,
+        since=_utc(since),
+        until=_utc(before),
+    )
+    found: list[Entry] = []
+    place: int | None = None
+    while len(found) < limit:
+        page = (await run.mesh.audit.query(filter=wanted, before=place, limit=min(_PAGE, limit - len(found)))).entries
+        if not page:
+            break
+        found.extend(page)
+        place = page[-1].index
+    if run.out.as_json:
+        run.out.document({"entries": found})
+    else:
+        run.out.table(COLUMNS, [cells(entry) for entry in found])
+
+
+@mesh_command(app, "checkpoint", where=Where.EITHER)
+async def checkpoint(run: Run) -> None:
+    """Show a signed checkpoint of the log (C2SP tlog-checkpoint), to be kept where nobody here can change it."""
+    signed = await run.mesh.audit.checkpoint()
+    if run.out.as_json:
+        run.out.document(signed)
+    else:
+        run.out.raw(signed.note.encode())
+        run.out.note(f"verifier key: {signed.verifier_key}")
+
+
+def cells(entry: Entry) -> tuple[int | datetime | Styled | str | None, ...]:
+    """Return an entry as the cells of a row."""
+    event = entry.event
+    return (
+        entry.index,
+        event.occurred_at,
+        Styled(event.outcome, _COLOURS[event.outcome]),
+        event.category,
+        event.action,
+        event.actor,
+        ", ".join(event.targets) or None,
+        event.reason,
+    )
+
+
+def show_entry(run: Run, entry: Entry) -> None:
+    """Show an entry in one line."""
+    event = entry.event
+    parts = [str(entry.index), timestamp(event.occurred_at), event.outcome, event.action, event.actor, *event.targets]
+    line = "  ".join(parts) + (f"  ({event.reason})" if event.reason else "")
+    run.out.line(line, "" if event.outcome is Outcome.SUCCESS else _COLOURS[event.outcome])
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.replace(tzinfo=moment.tzinfo or UTC)
