@@ -109,14 +109,14 @@ class Verified:
 
 
 def read_secrets(scheme: SignatureScheme, text: str) -> tuple[bytes, ...]:
-    """Return the keys in `text`: one secret, or several with spaces between while a sender changes from one to another.
+    """Return the keys in `text`: one secret, or several, one a line, while a sender changes from one to another.
 
     Raise `SecretRefused` for anything that this scheme's sender would not have given out.
     """
-    words = text.split()
-    if not 0 < len(words) <= MAX_SECRETS:
-        raise SecretRefused(f"Give 1 to {MAX_SECRETS} signing secrets, with spaces between.")
-    return tuple(_read_secret(scheme, secret) for secret in words)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not 0 < len(lines) <= MAX_SECRETS:
+        raise SecretRefused(f"Give 1 to {MAX_SECRETS} signing secrets, one a line.")
+    return tuple(_read_secret(scheme, secret) for secret in lines)
 
 
 def verify(scheme: SignatureScheme, secrets: Sequence[bytes], headers: Headers, body: bytes, now: datetime) -> Verified:

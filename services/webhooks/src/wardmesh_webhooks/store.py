@@ -39,13 +39,15 @@ _ACCEPT: Final = """
     with door as (
         select name from webhooks.source where name = $1 and incarnation = $2
     ), put as (
-        insert into webhooks.receipt (source, key, forget_at) select name, $3, $4 from door on conflict do nothing returning 1
+        insert into webhooks.receipt (source, key, forget_at) select name, $3, $4 from door
+            on conflict do nothing returning 1
     )
     select exists (select from door) as is_open, exists (select from put) as is_new
 """
 _FORGET: Final = """
     delete from webhooks.receipt where (org_id, workspace_id, source, key) in (
-        select org_id, workspace_id, source, key from webhooks.receipt where forget_at < now() order by forget_at limit $1)
+        select org_id, workspace_id, source, key from webhooks.receipt
+         where forget_at < now() order by forget_at limit $1)
 """
 
 
