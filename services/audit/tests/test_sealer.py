@@ -1,0 +1,200 @@
+"""What becomes of each message of a batch: sealed and acknowledged, buried, or asked to come again."""
+
+from __future__ import annotations
+
+import pytest
+from fake_log import Delivered, FakeEmitter, FakeLog, FakePublisher, delivered, event
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from wardmesh.contracts.audit import SealedEntries
+from wardmesh.contracts.operation import Category
+from wardmesh.errors import AuditUnavailable, ServiceUnavailable
+from wardmesh.headers import TRACE_PARENT
+from wardmesh.ids import OrgId, WorkspaceId
+from wardmesh.server.database_errors import DatabaseBusy, DatabaseDefect, DatabaseUnavailable
+from wardmesh.server.messages import MESSAGE_ID_HEADER
+from wardmesh_audit import domain, sealer
+from wardmesh_audit.domain import Candidate
+from wardmesh_audit.errors import LogDamaged
+from wardmesh_audit.ports import Sealed
+from wardmesh_audit.sealer import DAMAGED_RETRY_SECONDS, RETRY_SECONDS, Sealer
+from wardmesh_audit.streams import DEAD_SUBJECT
+
+ONE, OTHER = WorkspaceId.new(), WorkspaceId.new()
+
+
+@pytest.fixture
+def publisher() -> FakePublisher:
+    return FakePublisher()
+
+
+@pytest.fixture
+def sealing(fake_log: FakeLog, publisher: FakePublisher, emitter: FakeEmitter) -> Sealer:
+    return Sealer(fake_log, publisher, emitter)
+
+
+async def test_a_batch_is_sealed_published_and_acknowledged(
+    sealing: Sealer, fake_log: FakeLog, publisher: FakePublisher
+) -> None:
+    messages = [delivered(ONE, event(), event()), delivered(OTHER, event()), delivered(ONE, event())]
+    await sealing.seal(messages)
+    assert [message.outcome for message in messages] == ["acknowledged"] * 3
+    assert (fake_log.rows[ONE].head.size, fake_log.rows[OTHER].head.size) == (3, 1)
+    assert fake_log.rows[ONE].head.published_size == 3
+    news = {message.subject: message for message in publisher.published}
+    assert news.keys() == {f"sealed.{ONE}.secret_access", f"sealed.{OTHER}.secret_access"}
+    told = SealedEntries.model_validate_json(news[f"sealed.{ONE}.secret_access"].payload)
+    assert [entry.index for entry in told.entries] == [0, 1, 2]
+
+
+async def test_news_come_by_category_and_have_ids(sealing: Sealer, publisher: FakePublisher) -> None:
+    bridge = event(category=Category.BRIDGE)
+    await sealing.seal([delivered(ONE, event(), bridge, event())])
+    assert {
+        message.subject.rpartition(".")[2]: message.wire_headers()[MESSAGE_ID_HEADER] for message in publisher.published
+    } == {
+        "secret_access": f"{ONE}:secret_access:0-2",
+        "bridge": f"{ONE}:bridge:1-1",
+    }
+
+
+async def test_a_crash_after_the_commit_is_repaired_by_redelivery(
+    sealing: Sealer, fake_log: FakeLog, publisher: FakePublisher
+) -> None:
+    first = delivered(ONE, event())
+    publisher.failure = ServiceUnavailable()
+    await sealing.seal([first])
+    assert first.outcome == RETRY_SECONDS
+    assert (fake_log.rows[ONE].head.size, fake_log.rows[ONE].head.published_size) == (1, 0)
+
+    first.outcome = None
+    await sealing.seal([first])
+    assert first.outcome == "acknowledged"
+    assert (fake_log.rows[ONE].head.size, fake_log.rows[ONE].head.published_size) == (1, 1)
+    assert len(publisher.published) == 1
+
+
+@pytest.mark.parametrize("failure", [DatabaseUnavailable(), DatabaseBusy()])
+async def test_what_cannot_be_sealed_now_comes_again(sealing: Sealer, fake_log: FakeLog, failure: Exception) -> None:
+    fake_log.failure = failure
+    message = delivered(ONE, event())
+    await sealing.seal([message])
+    assert message.outcome == RETRY_SECONDS
+
+
+@pytest.mark.parametrize("failure", [LogDamaged("x"), RuntimeError(), DatabaseDefect("x", sqlstate="42703")])
+async def test_what_somebody_must_repair_waits_and_is_not_buried(
+    sealing: Sealer, fake_log: FakeLog, publisher: FakePublisher, failure: Exception
+) -> None:
+    fake_log.failure = failure
+    message = delivered(ONE, event())
+    await sealing.seal([message])
+    assert message.outcome == DAMAGED_RETRY_SECONDS
+    assert publisher.published == []
+
+
+async def test_one_scopes_trouble_is_its_own(sealing: Sealer, fake_log: FakeLog) -> None:
+    fake_log.failure = LogDamaged("x")
+    messages = [delivered(ONE, event()), delivered(OTHER, event())]
+    await sealing.seal(messages)
+    assert sorted(str(message.outcome) for message in messages) == [str(DAMAGED_RETRY_SECONDS), "acknowledged"]
+
+
+async def test_a_poisonous_message_is_buried_and_holds_nobody_up(
+    sealing: Sealer, fake_log: FakeLog, publisher: FakePublisher, emitter: FakeEmitter
+) -> None:
+    poison = Delivered(f"audit.{ONE}.secrets", b"{not json")
+    forged = Delivered("audit.everything.secrets", delivered(ONE, event()).data)
+    good = delivered(ONE, event())
+    await sealing.seal([poison, forged, good])
+    assert [each.outcome for each in (poison, forged, good)] == ["acknowledged"] * 3
+    assert fake_log.rows[ONE].head.size == 1
+
+    letters = {each.headers["Wardmesh-Reason"]: each for each in publisher.published if each.subject == DEAD_SUBJECT}
+    assert letters["malformed_envelope"].payload == poison.data
+    assert letters["forged_subject"].payload == forged.data
+    assert letters["forged_subject"].headers["Wardmesh-Subject"] == forged.subject
+    assert {(scope, told.action, told.reason) for scope, told in emitter.emitted} == {
+        (ONE, domain.REJECTED, "malformed_envelope"),
+        (OrgId.nil(), domain.REJECTED, "forged_subject"),
+    }
+
+
+async def test_a_message_is_not_buried_without_a_record(
+    sealing: Sealer, publisher: FakePublisher, emitter: FakeEmitter
+) -> None:
+    for failing, failure in ((publisher, ServiceUnavailable()), (emitter, AuditUnavailable())):
+        failing.failure = failure
+        poison = Delivered(f"audit.{ONE}.secrets", b"{")
+        await sealing.seal([poison])
+        assert poison.outcome == RETRY_SECONDS
+
+
+async def test_a_dead_letter_fits_a_message(sealing: Sealer, publisher: FakePublisher) -> None:
+    poison = Delivered(f"audit.{ONE}.secrets", b"x" * 1024 * 1024)
+    await sealing.seal([poison])
+    assert len(publisher.published[0].payload) == sealer.MAX_DEAD_BYTES
+    assert publisher.published[0].headers["Wardmesh-Bytes"] == str(1024 * 1024)
+
+
+class Picky(FakeLog):
+    """Has no room for one particular action."""
+
+    async def seal(self, scope: WorkspaceId, candidates: tuple[Candidate, ...]) -> Sealed:  # type: ignore[override]
+        if any(candidate.event.action == "no.room" for candidate in candidates):
+            raise DatabaseDefect("UntranslatableCharacter", sqlstate="22P05")
+        return await super().seal(scope, candidates)
+
+
+async def test_the_one_message_that_fits_no_column_is_found(publisher: FakePublisher, emitter: FakeEmitter) -> None:
+    store = Picky()
+    messages = [delivered(ONE, event(action=action)) for action in ("a.b", "no.room", "c.d")]
+    await Sealer(store, publisher, emitter).seal(messages)
+    assert [message.outcome for message in messages] == ["acknowledged"] * 3
+    assert store.rows[ONE].head.size == 2
+    letters = [each for each in publisher.published if each.subject == DEAD_SUBJECT]
+    assert [letter.payload for letter in letters] == [messages[1].data]
+    assert [told.reason for _, told in emitter.emitted] == ["unstorable_event"]
+
+
+async def test_telling_of_a_rejection_that_is_rejected_ends(publisher: FakePublisher, emitter: FakeEmitter) -> None:
+    class Closed(FakeLog):
+        async def seal(self, scope: WorkspaceId, candidates: tuple[Candidate, ...]) -> Sealed:  # type: ignore[override]
+            raise DatabaseDefect("x", sqlstate="22P05")
+
+    about = delivered(ONE, event(action=domain.REJECTED), source="audit")
+    await Sealer(Closed(), publisher, emitter).seal([about])
+    assert about.outcome == "acknowledged"
+    assert emitter.emitted == []
+
+
+async def test_a_damaged_leaf_does_not_stop_the_news(
+    sealing: Sealer, fake_log: FakeLog, publisher: FakePublisher
+) -> None:
+    publisher.failure = ServiceUnavailable()
+    await sealing.seal([delivered(ONE, event(), event())])
+    fake_log.rows[ONE].entries[0] = b"rubbish"
+    await sealing.seal([delivered(ONE, event())])
+    told = SealedEntries.model_validate_json(publisher.published[0].payload)
+    assert [entry.index for entry in told.entries] == [1, 2]
+    assert fake_log.rows[ONE].head.published_size == 3
+
+
+async def test_sealing_continues_the_traces_of_its_messages(sealing: Sealer, monkeypatch: pytest.MonkeyPatch) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr("wardmesh.server.telemetry._tracer", provider.get_tracer("test"))
+    traces = ["4bf92f3577b34da6a3ce929d0e0e4736", "0af7651916cd43dd8448eb211c80319c"]
+    messages = []
+    for trace_id in traces:
+        message = delivered(ONE, event())
+        message.headers = {TRACE_PARENT: f"00-{trace_id}-00f067aa0ba902b7-01"}
+        messages.append(message)
+    await sealing.seal(messages)
+    spans = exporter.get_finished_spans()
+    assert {trace.format_trace_id(span.get_span_context().trace_id) for span in spans} == set(traces)
+    assert {span.name for span in spans} == {"audit.seal"}
