@@ -176,7 +176,7 @@ class EmbeddedMesh:
         )
         self.progress("the database is at the present schema")
 
-        await supervisor.start(*self._service_processes(config, postgres))
+        await supervisor.start(*self._service_processes())
         self.progress(f"{len(self.services)} services are ready: {', '.join(self.services)}")
 
     def _configure(self) -> BrokerConfig:
@@ -190,22 +190,28 @@ class EmbeddedMesh:
             tls=self.tls,
         )
 
-    def _service_processes(self, config: BrokerConfig, postgres: Postgres) -> list[ProcessSpec]:
+    def environment(self, service: str, *, health_port: int = 0) -> dict[str, str]:
+        """Return the environment that a service of this mesh runs with: to run one in a debugger, or in a test."""
+        if self._postgres is None:
+            raise RuntimeError("the mesh is not running")
+        return service_environment(
+            service,
+            self._layout,
+            broker=self._running_broker,
+            postgres=self._postgres,
+            ports=self.ports,
+            health_port=health_port,
+            log_level=self.log_level,
+        )
+
+    def _service_processes(self) -> list[ProcessSpec]:
         health_ports = dict(zip(self.services, free_ports(len(self.services), avoid=self.ports.taken()), strict=True))
         return [
             ProcessSpec(
                 name=service,
                 launch=Launch(
                     command=tuple(self.command(service)),
-                    environment=service_environment(
-                        service,
-                        self._layout,
-                        broker=config,
-                        postgres=postgres,
-                        ports=self.ports,
-                        health_port=port,
-                        log_level=self.log_level,
-                    ),
+                    environment=self.environment(service, health_port=port),
                     folder=self.data_dir,
                 ),
                 log_file=self._layout.log(service),
