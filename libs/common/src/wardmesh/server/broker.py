@@ -58,8 +58,11 @@ OWNED_STREAMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """Which service declares a stream and reads it."""
 
-BUCKETS: Final[Mapping[str, str]] = MappingProxyType({"jwks": "auth", "revocations": "auth", "checkpoints": "audit"})
+BUCKETS: Final[Mapping[str, str]] = MappingProxyType({"jwks": "auth", "revocations": "auth"})
 """Every key-value bucket and the service that writes it. Every service reads all of them."""
+
+PRIVATE_BUCKETS: Final[Mapping[str, str]] = MappingProxyType({"checkpoints": "audit"})
+"""Buckets that only the service which writes them reads."""
 
 _PUBLISHES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -119,12 +122,8 @@ def _service(service: str) -> Permissions:
                 *_PUBLISHES[service],
                 *(subject for stream in OWNED_STREAMS[service] for subject in _owner_of_stream(stream)),
                 *(subject for bucket in BUCKETS for subject in _reader_of_bucket(bucket)),
-                *(
-                    subject
-                    for bucket, owner in BUCKETS.items()
-                    if owner == service
-                    for subject in _owner_of_bucket(bucket)
-                ),
+                *(subject for bucket in _owned_buckets(service) for subject in _reader_of_bucket(bucket)),
+                *(subject for bucket in _owned_buckets(service) for subject in _owner_of_bucket(bucket)),
             ),
             deny=tuple(f"{inbox_prefix(other)}.>" for other in others),
         ),
@@ -141,6 +140,10 @@ def _service(service: str) -> Permissions:
             )
         ),
     )
+
+
+def _owned_buckets(service: str) -> tuple[str, ...]:
+    return tuple(bucket for bucket, owner in {**BUCKETS, **PRIVATE_BUCKETS}.items() if owner == service)
 
 
 def _gateway() -> Permissions:
@@ -160,7 +163,7 @@ def _operator() -> Permissions:
 
 
 def _provisioner() -> Permissions:
-    streams = (*STREAMS, *(stream_of_bucket(bucket) for bucket in BUCKETS))
+    streams = (*STREAMS, *(stream_of_bucket(bucket) for bucket in (*BUCKETS, *PRIVATE_BUCKETS)))
     verbs = ("CREATE", "UPDATE", "INFO")
     return Permissions(
         publish=SubjectRules(
