@@ -65,6 +65,8 @@ class Profile(BaseModel):
     workspace: WorkspaceId | None = None
     """The workspace that commands are about, unless they name another."""
     api_key: Annotated[str | None, Field(repr=False)] = None
+    workspace_key: Annotated[str | None, Field(repr=False)] = None
+    """For backends in development (`wardmesh env`); commands do not use it."""
     login: Annotated[Login | None, Field(repr=False)] = None
     """Comes before the API key."""
 

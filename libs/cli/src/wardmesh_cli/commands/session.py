@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from wardmesh.client.mesh import API_KEY_VARIABLE, URL_VARIABLE
 from wardmesh.contracts import auth
 from wardmesh.crypto.sealing import HolderKey
 from wardmesh.ids import WorkspaceId
 from wardmesh_cli import profile as profiles
 from wardmesh_cli.commanding import Run, local_command, mesh_command
 from wardmesh_cli.commands.secret import read_value
-from wardmesh_cli.connecting import Where, tls_of
+from wardmesh_cli.connecting import CA_FILE_VARIABLE, Where, tls_of
 from wardmesh_cli.door import open_door
 from wardmesh_cli.failures import CommandFailed, UsageFailed
 from wardmesh_cli.output import timestamp
@@ -113,8 +115,25 @@ async def whoami(run: Run) -> None:
     )
 
 
+async def env(run: Run) -> None:
+    """Print what a backend in development needs, for the shell: eval "$(wardmesh env)"."""
+    file = run.around.profile_file(run.data)
+    present = None if file is None else profiles.load(file)
+    if present is None or present.workspace_key is None:
+        raise CommandFailed("There is no key for a backend here.", "Run `wardmesh up` first, or `wardmesh key create`.")
+    values = {URL_VARIABLE: present.url, API_KEY_VARIABLE: present.workspace_key}
+    if present.ca_file is not None:
+        values[CA_FILE_VARIABLE] = str(present.ca_file)
+    if run.out.as_json:
+        run.out.document(values)
+    else:
+        for name, value in values.items():
+            run.out.line(f"export {name}={shlex.quote(value)}")
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands, which are in no group."""
+    local_command(app, "env", with_data=True)(env)
     local_command(app, "login", with_data=True)(login)
     local_command(app, "logout", with_data=True)(logout)
     mesh_command(app, "whoami", where=Where.EITHER)(whoami)

@@ -91,11 +91,6 @@ class Layout:
     def pid_file(self) -> Path:
         return self.run / "processes.json"
 
-    @property
-    def bootstrap_file(self) -> Path:
-        """Where auth leaves the first administrator's credential."""
-        return self.folder / "bootstrap.json"
-
     def log(self, process: str) -> Path:
         return self.logs / f"{process}.log"
 
@@ -139,7 +134,6 @@ def service_environment(
             "WARDMESH_AUTH_GATEWAY_SEED_FILE": str(identities.seed_file("gateway")),
             "WARDMESH_AUTH_HTTP_HOST": LOOPBACK,
             "WARDMESH_AUTH_HTTP_PORT": str(ports.http),
-            "WARDMESH_AUTH_BOOTSTRAP_FILE": str(layout.bootstrap_file),
         }
     elif service == "audit":
         environment["WARDMESH_AUDIT_LOG_KEY_FILE"] = str(identities.log_signing_key_file)

@@ -93,7 +93,7 @@ class EmbeddedMesh:
 
     @property
     def layout(self) -> Layout:
-        """Where logs, identities and the first credential are."""
+        """Where logs and identities are."""
         return self._layout
 
     @property
