@@ -1,0 +1,116 @@
+"""The tables on a real server: who may do what to them, as the service, as the owner and as a superuser."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+from conftest import Person
+from fake_log import candidates, event
+
+from wardmesh.ids import OrgId, ServiceId, WorkspaceId
+from wardmesh.server.database import Database
+from wardmesh.server.database_errors import DatabaseRefused
+from wardmesh.server.rls import violations
+from wardmesh.server.tenant import TenantContext
+from wardmesh_audit.store import SEAL, PostgresStore, the_log
+
+TABLES = ("logs", "leaves", "entries", "entries_default", "tiles")
+CHANGES = {
+    "logs": ["delete from audit.logs", "truncate audit.logs", "update audit.logs set size = 0",
+             "update audit.logs set published_size = published_size - 1", "update audit.logs set root = sha256('x')"],
+    "leaves": ["delete from audit.leaves", "truncate audit.leaves", "update audit.leaves set leaf_hash = leaf_hash"],
+    "entries": ["delete from audit.entries", "truncate audit.entries", "update audit.entries set leaf = leaf"],
+    "entries_default": ["delete from audit.entries_default", "truncate audit.entries_default",
+                        "update audit.entries_default set leaf = leaf"],
+    "tiles": ["delete from audit.tiles", "truncate audit.tiles", "update audit.tiles set root = root"],
+}  # fmt: skip
+STATEMENTS = [statement for statements in CHANGES.values() for statement in statements]
+# The service may move a head forward; that it cannot move it back is the trigger's to say, for everybody alike.
+OF_THE_SERVICE = [each for each in STATEMENTS if not each.startswith("update audit.logs")]
+
+
+@pytest.fixture
+async def written(database: Database, operator: Person) -> Person:
+    """Somebody whose log has enough for every table."""
+    store = PostgresStore(database)
+    for _ in range(2):
+        await store.seal(operator.scope, candidates(operator.scope, *[event() for _ in range(200)]))
+    async with store.publication(operator.scope, limit=400) as publication:
+        publication.upto = 400
+    return operator
+
+
+@pytest.mark.parametrize("statement", OF_THE_SERVICE)
+async def test_the_service_lacks_the_privilege(database: Database, written: Person, statement: str) -> None:
+    with pytest.raises(DatabaseRefused):
+        async with database.transaction(the_log(written.scope)) as connection:
+            await connection.execute(statement)
+
+
+@pytest.mark.parametrize("statement", ["update audit.logs set size = 0", "update audit.logs set published_size = 1",
+                                       "update audit.logs set root = sha256('x')"])  # fmt: skip
+async def test_the_service_cannot_turn_a_head_back(database: Database, written: Person, statement: str) -> None:
+    with pytest.raises(DatabaseRefused):
+        async with database.transaction(the_log(written.scope)) as connection:
+            await connection.execute(statement)
+
+
+@pytest.mark.parametrize("statement", [each for each in STATEMENTS if not each.startswith("update audit.logs")])
+async def test_the_owner_is_refused(
+    superuser: asyncpg.Connection[asyncpg.Record], written: Person, statement: str
+) -> None:
+    await superuser.execute("set role wardmesh_owner")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+        await superuser.execute(statement)
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+async def test_a_superuser_has_to_go_out_of_their_way(
+    superuser: asyncpg.Connection[asyncpg.Record], written: Person, statement: str
+) -> None:
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await superuser.execute(statement)
+
+
+async def test_every_table_is_closed(superuser: asyncpg.Connection[asyncpg.Record]) -> None:
+    assert await violations(superuser) == []
+    rows = await superuser.fetch(
+        "select relname, relforcerowsecurity from pg_class "
+        "where relnamespace = 'audit'::regnamespace and relkind in ('r', 'p')"
+    )
+    assert {row["relname"] for row in rows} == {*TABLES, "outbox", "schema_migrations"}
+    assert all(row["relforcerowsecurity"] for row in rows)
+
+
+async def test_a_callers_transaction_cannot_write(database: Database, written: Person) -> None:
+    """A hole in a handler is no way into the log: no token carries `audit.seal`."""
+    caller = written.caller
+    tenant = TenantContext(caller.organization, caller.workspace, caller.principal, caller.permissions)
+    assert SEAL not in caller.permissions
+    insert = "insert into audit.leaves (index, event_id, leaf_hash) values (400, $1, sha256('x'))"
+    with pytest.raises(DatabaseRefused):
+        async with database.transaction(tenant) as connection:
+            await connection.execute(insert, event().id)
+    async with database.transaction(tenant) as connection:
+        assert await connection.execute("update audit.logs set size = 1000") == "UPDATE 0"
+
+
+async def test_the_log_of_one_scope_cannot_write_into_another(database: Database, written: Person) -> None:
+    insert = "insert into audit.leaves (scope_id, index, event_id, leaf_hash) values ($1, 400, $2, sha256('x'))"
+    with pytest.raises(DatabaseRefused):
+        async with database.transaction(the_log(WorkspaceId.new())) as connection:
+            await connection.execute(insert, written.scope, event().id)
+
+
+async def test_without_a_permission_there_is_nothing_to_see(database: Database, written: Person) -> None:
+    caller = written.caller
+    blind = TenantContext(caller.organization, caller.workspace, caller.principal, frozenset({"audit.write"}))
+    nobody = TenantContext(OrgId.nil(), None, ServiceId.nil(), frozenset({SEAL}))
+    for tenant in (blind, nobody):
+        async with database.transaction(tenant) as connection:
+            for table in ("logs", "leaves", "entries", "tiles"):
+                rows = await connection.fetch(f"select from audit.{table} where scope_id = $1", written.scope)
+                assert rows == []
+    with pytest.raises(DatabaseRefused):
+        async with database.transaction(the_log(written.scope)) as connection:
+            await connection.fetch("select from audit.entries_default")
