@@ -6,6 +6,7 @@ which is good for one scope. Answers that carry a credential carry it once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Annotated, Final
 
@@ -14,17 +15,23 @@ from pydantic import AfterValidator, Field, StringConstraints
 from wardmesh.contracts.fields import HolderPublicKey, Limit, Name, SecretText, Time
 from wardmesh.contracts.operation import (
     ANY_SCOPE,
+    DEFAULT_DEADLINE,
     ORG,
     WORKSPACE,
     AnyContract,
     AuditRule,
     Category,
+    Contract,
     Credential,
     Durability,
     Empty,
     Level,
     Message,
+    P,
     Permission,
+    RequestT,
+    ResponseT,
+    ScopeKind,
     operation,
 )
 from wardmesh.ids import KeyId, OrgId, PrincipalField, ScopeField, SessionId, UserId, WorkspaceId
@@ -40,11 +47,11 @@ Email = Annotated[str, StringConstraints(pattern=r"^[^@\s]{1,64}@[^@\s]{1,190}$"
 Password = Annotated[str, Field(min_length=MIN_PASSWORD_CHARACTERS, max_length=MAX_PASSWORD_CHARACTERS, repr=False)]
 
 
-def _level(label: str) -> str:
-    return Level.of(label).label
-
-
-LevelName = Annotated[str, AfterValidator(_level), Field(json_schema_extra={"enum": [level.label for level in Level]})]
+LevelName = Annotated[
+    str,
+    AfterValidator(lambda label: Level.of(label).label),
+    Field(json_schema_extra={"enum": [level.label for level in Level]}),
+]
 PermissionName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+\.[a-z0-9_-]+$", max_length=129)]
 Permissions = Annotated[tuple[PermissionName, ...], Field(max_length=MAX_PERMISSIONS)]
 
@@ -241,205 +248,147 @@ class Revoked(Message):
     connections_closed: int
 
 
-def _audit(category: Category, action: str, *targets: str, read: bool = False) -> AuditRule:
-    return AuditRule(category, action, Durability.QUEUED if read else Durability.IN_TRANSACTION, targets)
+_PEOPLE_AND_SERVICES: Final = frozenset({"usr", "svc"})
+"""Who may change who may do what; never an agent, whatever it was granted."""
 
 
-SIGN_UP = operation(
-    "auth",
-    "sign_up",
-    SignUp,
-    SignedUp,
-    summary="Create an organization with its first user and workspace",
-    access=Credential("nobody is known before the first user is; the password becomes theirs"),
-    scopes=ORG,
-    audit=_audit(Category.ADMINISTRATION, "organization.create"),
-    idempotent=False,
-    deadline=ARGON2_DEADLINE,
-)
-LOG_IN = operation(
-    "auth",
-    "log_in",
-    LogIn,
-    Session,
-    summary="Exchange a password for a session",
-    access=Credential("the password"),
-    scopes=ORG,
-    audit=_audit(Category.AUTHENTICATION, "session.create", "organization"),
-    idempotent=True,
-    deadline=ARGON2_DEADLINE,
-)
-REFRESH = operation(
-    "auth",
-    "refresh",
-    Refresh,
-    Session,
-    summary="Exchange a refresh token for the next pair",
-    access=Credential("the refresh token"),
-    scopes=ANY_SCOPE,
-    audit=_audit(Category.AUTHENTICATION, "session.refresh"),
-    idempotent=False,
-)
-EXCHANGE_KEY = operation(
-    "auth",
-    "exchange_key",
-    ExchangeKey,
-    AccessToken,
-    summary="Exchange an API key for an access token",
-    access=Credential("the API key"),
-    scopes=ANY_SCOPE,
+def _credential(
+    name: str,
+    request: Callable[P, RequestT],
+    response: type[ResponseT],
+    summary: str,
+    *,
+    carries: str,
+    audit: AuditRule,
+    scopes: frozenset[ScopeKind],
+    idempotent: bool,
+    deadline: timedelta = DEFAULT_DEADLINE,
+) -> Contract[P, RequestT, ResponseT]:
+    """Declare an operation that carries its own credential."""
+    return operation(
+        "auth", name, request, response, summary=summary, access=Credential(carries), scopes=scopes, audit=audit,
+        idempotent=idempotent, deadline=deadline,
+    )  # fmt: skip
+
+
+def _reading(
+    name: str,
+    request: Callable[P, RequestT],
+    response: type[ResponseT],
+    summary: str,
+    *,
+    permission: str,
+    level: Level,
+    scopes: frozenset[ScopeKind] = ANY_SCOPE,
+) -> Contract[P, RequestT, ResponseT]:
+    """Declare an operation that changes nothing."""
+    audit = AuditRule(Category.ADMINISTRATION, permission, Durability.QUEUED)
+    return operation(
+        "auth", name, request, response, summary=summary, access=Permission(permission, level), scopes=scopes,
+        audit=audit, idempotent=True,
+    )  # fmt: skip
+
+
+def _changing(
+    name: str,
+    request: Callable[P, RequestT],
+    response: type[ResponseT],
+    summary: str,
+    *,
+    permission: str,
+    level: Level,
+    targets: tuple[str, ...],
+    scopes: frozenset[ScopeKind] = ANY_SCOPE,
+    idempotent: bool = False,
+    deadline: timedelta = DEFAULT_DEADLINE,
+) -> Contract[P, RequestT, ResponseT]:
+    """Declare an operation that changes who may do what."""
+    audit = AuditRule(Category.ADMINISTRATION, permission, Durability.IN_TRANSACTION, targets)
+    return operation(
+        "auth", name, request, response, summary=summary, access=Permission(permission, level, _PEOPLE_AND_SERVICES),
+        scopes=scopes, audit=audit, idempotent=idempotent, deadline=deadline,
+    )  # fmt: skip
+
+
+SIGN_UP = _credential(
+    "sign_up", SignUp, SignedUp, "Create an organization with its first user and workspace",
+    carries="nobody is known before the first user is; the password becomes theirs",
+    audit=AuditRule(Category.ADMINISTRATION, "organization.create", Durability.IN_TRANSACTION),
+    scopes=ORG, idempotent=False, deadline=ARGON2_DEADLINE,
+)  # fmt: skip
+LOG_IN = _credential(
+    "log_in", LogIn, Session, "Exchange a password for a session",
+    carries="the password",
+    audit=AuditRule(Category.AUTHENTICATION, "session.create", Durability.IN_TRANSACTION, ("organization",)),
+    scopes=ORG, idempotent=True, deadline=ARGON2_DEADLINE,
+)  # fmt: skip
+REFRESH = _credential(
+    "refresh", Refresh, Session, "Exchange a refresh token for the next pair",
+    carries="the refresh token",
+    audit=AuditRule(Category.AUTHENTICATION, "session.refresh", Durability.IN_TRANSACTION),
+    scopes=ANY_SCOPE, idempotent=False,
+)  # fmt: skip
+EXCHANGE_KEY = _credential(
+    "exchange_key", ExchangeKey, AccessToken, "Exchange an API key for an access token",
+    carries="the API key",
     audit=AuditRule(Category.AUTHENTICATION, "token.issue", Durability.QUEUED),
-    idempotent=True,
+    scopes=ANY_SCOPE, idempotent=True,
+)  # fmt: skip
+WHO_AM_I = _reading(
+    "who_am_i", Empty, Identity, "Say who the caller is", permission="identity.read", level=Level.VIEWER
 )
-WHO_AM_I = operation(
-    "auth",
-    "who_am_i",
-    Empty,
-    Identity,
-    summary="Say who the caller is",
-    access=Permission("identity.read", Level.VIEWER),
-    scopes=ANY_SCOPE,
-    audit=_audit(Category.AUTHENTICATION, "identity.read", read=True),
-    idempotent=True,
-)
-CREATE_WORKSPACE = operation(
-    "auth",
-    "create_workspace",
-    CreateWorkspace,
-    Workspace,
-    summary="Create a workspace",
-    access=Permission("workspace.create", Level.ADMIN, kinds=frozenset({"usr", "svc"})),
-    scopes=ORG,
-    audit=_audit(Category.ADMINISTRATION, "workspace.create", "name"),
-    idempotent=False,
-)
-LIST_WORKSPACES = operation(
-    "auth",
-    "list_workspaces",
-    ListWorkspaces,
-    Workspaces,
-    summary="List the organization's workspaces",
-    access=Permission("workspace.list", Level.VIEWER),
-    scopes=ORG,
-    audit=_audit(Category.ADMINISTRATION, "workspace.list", read=True),
-    idempotent=True,
-)
-CREATE_USER = operation(
-    "auth",
-    "create_user",
-    CreateUser,
-    PrincipalInfo,
-    summary="Create a user",
-    access=Permission("user.create", Level.ADMIN, kinds=frozenset({"usr", "svc"})),
-    scopes=ANY_SCOPE,
-    audit=_audit(Category.ADMINISTRATION, "user.create", "level"),
-    idempotent=False,
-    deadline=ARGON2_DEADLINE,
-)
-CREATE_AGENT = operation(
-    "auth",
-    "create_agent",
-    CreateAgent,
-    PrincipalInfo,
-    summary="Create an agent in the workspace",
-    access=Permission("agent.create", Level.OPERATOR, kinds=frozenset({"usr", "svc"})),
-    scopes=WORKSPACE,
-    audit=_audit(Category.ADMINISTRATION, "agent.create", "name", "level"),
-    idempotent=False,
-)
-CREATE_SERVICE_ACCOUNT = operation(
-    "auth",
-    "create_service_account",
-    CreateServiceAccount,
-    PrincipalInfo,
-    summary="Create a service account",
-    access=Permission("service_account.create", Level.ADMIN, kinds=frozenset({"usr", "svc"})),
-    scopes=ANY_SCOPE,
-    audit=_audit(Category.ADMINISTRATION, "service_account.create", "name", "level"),
-    idempotent=False,
-)
-LIST_PRINCIPALS = operation(
-    "auth",
-    "list_principals",
-    ListPrincipals,
-    Principals,
-    summary="List who can act in the scope, and at which level",
-    access=Permission("principal.list", Level.OPERATOR),
-    scopes=ANY_SCOPE,
-    audit=_audit(Category.ADMINISTRATION, "principal.list", read=True),
-    idempotent=True,
-)
-SET_LEVEL = operation(
-    "auth",
-    "set_level",
-    SetLevel,
-    PrincipalInfo,
-    summary="Set what a principal may do in the scope",
-    access=Permission("principal.set_level", Level.ADMIN, kinds=frozenset({"usr", "svc"})),
-    scopes=ANY_SCOPE,
-    audit=_audit(Category.ADMINISTRATION, "principal.set_level", "principal", "level"),
-    idempotent=True,
-)
-CREATE_KEY = operation(
-    "auth",
-    "create_key",
-    CreateKey,
-    CreatedKey,
-    summary="Create an API key for an agent or a service account",
-    access=Permission("key.create", Level.OPERATOR, kinds=frozenset({"usr", "svc"})),
-    scopes=ANY_SCOPE,
-    audit=_audit(Category.ADMINISTRATION, "key.create", "principal", "name"),
-    idempotent=False,
-)
-LIST_KEYS = operation(
-    "auth",
+CREATE_WORKSPACE = _changing(
+    "create_workspace", CreateWorkspace, Workspace, "Create a workspace",
+    permission="workspace.create", level=Level.ADMIN, targets=("name",), scopes=ORG,
+)  # fmt: skip
+LIST_WORKSPACES = _reading(
+    "list_workspaces", ListWorkspaces, Workspaces, "List the organization's workspaces",
+    permission="workspace.list", level=Level.VIEWER, scopes=ORG,
+)  # fmt: skip
+CREATE_USER = _changing(
+    "create_user", CreateUser, PrincipalInfo, "Create a user",
+    permission="user.create", level=Level.ADMIN, targets=("level",), deadline=ARGON2_DEADLINE,
+)  # fmt: skip
+CREATE_AGENT = _changing(
+    "create_agent", CreateAgent, PrincipalInfo, "Create an agent in the workspace",
+    permission="agent.create", level=Level.OPERATOR, targets=("name", "level"), scopes=WORKSPACE,
+)  # fmt: skip
+CREATE_SERVICE_ACCOUNT = _changing(
+    "create_service_account", CreateServiceAccount, PrincipalInfo, "Create a service account",
+    permission="service_account.create", level=Level.ADMIN, targets=("name", "level"),
+)  # fmt: skip
+LIST_PRINCIPALS = _reading(
+    "list_principals", ListPrincipals, Principals, "List who can act in the scope, and at which level",
+    permission="principal.list", level=Level.OPERATOR,
+)  # fmt: skip
+SET_LEVEL = _changing(
+    "set_level", SetLevel, PrincipalInfo, "Set what a principal may do in the scope",
+    permission="principal.set_level", level=Level.ADMIN, targets=("principal", "level"), idempotent=True,
+)  # fmt: skip
+CREATE_KEY = _changing(
+    "create_key", CreateKey, CreatedKey, "Create an API key for an agent or a service account",
+    permission="key.create", level=Level.OPERATOR, targets=("principal", "name"),
+)  # fmt: skip
+LIST_KEYS = _reading(
     "list_keys",
     ListKeys,
     Keys,
-    summary="List API keys, without the keys themselves",
-    access=Permission("key.list", Level.OPERATOR),
-    scopes=ANY_SCOPE,
-    audit=_audit(Category.ADMINISTRATION, "key.list", read=True),
-    idempotent=True,
+    "List API keys, without the keys themselves",
+    permission="key.list",
+    level=Level.OPERATOR,
 )
-REVOKE_KEY = operation(
-    "auth",
-    "revoke_key",
-    RevokeKey,
-    Revoked,
-    summary="Revoke an API key and drop its live connections",
-    access=Permission("key.revoke", Level.OPERATOR, kinds=frozenset({"usr", "svc"})),
-    scopes=ANY_SCOPE,
-    audit=_audit(Category.ADMINISTRATION, "key.revoke", "key"),
-    idempotent=True,
-)
-REVOKE_PRINCIPAL = operation(
-    "auth",
-    "revoke_principal",
-    RevokePrincipal,
-    Revoked,
-    summary="Revoke a principal with everything of its own, and drop its live connections",
-    access=Permission("principal.revoke", Level.ADMIN, kinds=frozenset({"usr", "svc"})),
-    scopes=ANY_SCOPE,
-    audit=_audit(Category.ADMINISTRATION, "principal.revoke", "principal"),
-    idempotent=True,
-)
+REVOKE_KEY = _changing(
+    "revoke_key", RevokeKey, Revoked, "Revoke an API key and drop its live connections",
+    permission="key.revoke", level=Level.OPERATOR, targets=("key",), idempotent=True,
+)  # fmt: skip
+REVOKE_PRINCIPAL = _changing(
+    "revoke_principal", RevokePrincipal, Revoked,
+    "Revoke a principal with everything of its own, and drop its live connections",
+    permission="principal.revoke", level=Level.ADMIN, targets=("principal",), idempotent=True,
+)  # fmt: skip
 
 CONTRACTS: tuple[AnyContract, ...] = (
-    SIGN_UP,
-    LOG_IN,
-    REFRESH,
-    EXCHANGE_KEY,
-    WHO_AM_I,
-    CREATE_WORKSPACE,
-    LIST_WORKSPACES,
-    CREATE_USER,
-    CREATE_AGENT,
-    CREATE_SERVICE_ACCOUNT,
-    LIST_PRINCIPALS,
-    SET_LEVEL,
-    CREATE_KEY,
-    LIST_KEYS,
-    REVOKE_KEY,
-    REVOKE_PRINCIPAL,
-)
+    SIGN_UP, LOG_IN, REFRESH, EXCHANGE_KEY, WHO_AM_I,
+    CREATE_WORKSPACE, LIST_WORKSPACES, CREATE_USER, CREATE_AGENT, CREATE_SERVICE_ACCOUNT, LIST_PRINCIPALS, SET_LEVEL,
+    CREATE_KEY, LIST_KEYS, REVOKE_KEY, REVOKE_PRINCIPAL,
+)  # fmt: skip
