@@ -1,4 +1,4 @@
-"""A real broker that can be killed, a wire to it that can be cut, and a stand-in that speaks the services' wire form."""
+"""A real broker that can be killed, a wire to it that can be cut, and a stand-in that speaks as the services do."""
 
 from __future__ import annotations
 
@@ -184,7 +184,11 @@ class StandIn:
         async def quiet(_error: Exception) -> None: ...
 
         await self._client.connect(
-            self._broker.url, max_reconnect_attempts=-1, reconnect_time_wait=0, error_cb=quiet, connect_timeout=1
+            self._broker.url,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.05,  # type: ignore[arg-type]
+            error_cb=quiet,
+            connect_timeout=1,
         )
         await self._client.subscribe("rpc.>", cb=self._receive)
         await self._client.flush()
@@ -193,7 +197,8 @@ class StandIn:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._client.close()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._client.close(), 2)
 
     async def publish(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> None:
         await self._client.publish(subject, body, headers=headers)

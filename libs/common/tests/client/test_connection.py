@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import time
 from datetime import timedelta
 
@@ -11,9 +13,7 @@ from nats.aio.client import Client
 
 import wardmesh
 from wardmesh import contracts
-from wardmesh.client.link import LinkUnreachable
-from wardmesh.contracts.auth import CreateWorkspace, Identity, Workspaces
-from wardmesh.contracts.operation import Empty
+from wardmesh.contracts.auth import Identity
 from wardmesh.errors import (
     ConnectionLost,
     CredentialRefused,
@@ -74,8 +74,9 @@ async def test_what_was_certainly_not_done_is_done_when_the_broker_is_back(broke
     services.on("auth.create_agent", lambda request: wardmesh.errors.InvalidRequest())
     async with connect() as mesh:
         broker.kill()
+        await asyncio.sleep(0.1)
         call = asyncio.create_task(mesh.auth.create_agent(name="a"))
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.4)
         assert not call.done()
         broker.start()
         with pytest.raises(wardmesh.errors.InvalidRequest):
@@ -275,9 +276,6 @@ async def _refuse_to_exchange(message) -> None:
 
 
 def _token(identity) -> str:
-    import base64
-    import json
-
     now = int(time.time())
     claims = {
         "sub": identity.agent,
@@ -293,7 +291,7 @@ async def test_a_closed_mesh_says_so(connect, services) -> None:
     async with connect() as mesh:
         pass
     with pytest.raises(ServiceUnavailable, match="closed"):
-        await mesh.auth.who_am_i()
+        await asyncio.wait_for(mesh.auth.who_am_i(), 0.5)
 
 
 async def test_leaving_does_not_wait_for_what_nobody_answers(connect, services) -> None:
@@ -305,6 +303,46 @@ async def test_leaving_does_not_wait_for_what_nobody_answers(connect, services) 
         await asyncio.wait_for(call, 2)
 
 
-def test_errors_of_the_link_stay_inside() -> None:
-    assert not issubclass(LinkUnreachable, WardmeshError)
-    assert Empty() and Workspaces(workspaces=()) and CreateWorkspace(name="x")
+async def test_a_defect_in_opening_is_raised_and_not_waited_for(broker, services, connect, monkeypatch) -> None:
+    async with connect() as mesh:
+
+        async def broken(*_arguments, **_options) -> None:
+            raise ImportError("no such transport")
+
+        monkeypatch.setattr("wardmesh.client.link.Link.open", broken)
+        broker.kill()
+        await asyncio.sleep(0.1)
+        with pytest.raises(ImportError):
+            await asyncio.wait_for(mesh.auth.who_am_i(), 1)
+
+
+async def test_what_was_emitted_and_acknowledged_is_there_after_kills(broker, services, connect) -> None:
+    log: set[str] = set()
+
+    def emit(request):
+        ids = tuple(event["id"] for event in request.body["events"])
+        log.update(ids)
+        return contracts.audit.Emitted(ids=ids)
+
+    services.on("audit.emit", emit)
+    acknowledged: list[str] = []
+    event = wardmesh.NewAuditEvent(category=wardmesh.Category.TOOL_CALL, action="tool.call")
+
+    async def keep_emitting(mesh: wardmesh.Mesh) -> None:
+        while not stop.is_set():
+            acknowledged.append(await mesh.audit.emit(event))
+
+    stop = asyncio.Event()
+    async with connect() as mesh:
+        workers = [asyncio.create_task(keep_emitting(mesh)) for _ in range(8)]
+        for _ in range(2):
+            before = len(acknowledged)
+            while len(acknowledged) < before + 200:
+                await asyncio.sleep(0.01)
+            broker.kill()
+            await asyncio.sleep(0.05)
+            broker.start()
+        stop.set()
+        await asyncio.gather(*workers)
+    assert set(acknowledged) <= log
+    assert len(set(acknowledged)) == len(acknowledged)

@@ -223,8 +223,8 @@ class Bridge(Surface):
         async def admit(delivered: bridge.DeliveredMessage, settle: Settle) -> ReceivedMessage | None:
             message = delivered.message
             try:
-                if message.target != workspace:
-                    raise InvalidSignature("The message is for another workspace.")
+                if message.target != workspace or source not in (None, message.source):
+                    raise InvalidSignature("The message is for another workspace, or from another than asked for.")
                 verify(await self._keys.of(message.agreement, message.key_id, self._timed), message)
             except WardmeshError as error:
                 _log.warning("bridge message %s is withheld: %s", message.id, error.code)

@@ -40,7 +40,7 @@ from wardmesh.errors import (
     from_problem,
     violations_of,
 )
-from wardmesh.headers import DEADLINE_MS, REQUEST_ID
+from wardmesh.headers import AUTHORIZATION, DEADLINE_MS, REQUEST_ID
 from wardmesh.ids import Principal, RequestId, Scope
 
 P = ParamSpec("P")
@@ -48,7 +48,6 @@ RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT", bound=Message)
 TokenT = TypeVar("TokenT", bound=AccessToken)
 
-AUTHORIZATION_HEADER: Final = "Authorization"
 _LONGEST_SECONDS: Final = MAX_DEADLINE.total_seconds()
 _PATIENCE: Final = 0.5
 """The part of the time left after which a safe call is sent again unanswered: its service may have died with it."""
@@ -158,7 +157,7 @@ class Caller:
                 return await self._attempt(attempts, trace_headers)
             except WardmeshError as error:
                 pause = attempts.pause_after(error, self._jitter())
-                if pause is None:
+                if pause is None or self._connection.is_closed:
                     raise _named(error, attempts.request_id) from error.__cause__
             await asyncio.sleep(pause)
 
@@ -171,7 +170,7 @@ class Caller:
             if grant is None or grant is attempts.expired:
                 grant = await self._renewed(attempts)
             attempts.grant = grant
-            headers[AUTHORIZATION_HEADER] = grant.bearer
+            headers[AUTHORIZATION] = grant.bearer
         link = self._connection.current or await self._connection.link(attempts.until)
         left = attempts.until - _now()
         if left <= 0:

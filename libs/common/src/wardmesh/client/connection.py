@@ -49,6 +49,10 @@ class Connection:
         link = self._current
         return link if link is not None and link.is_open else None
 
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
     def start(self) -> None:
         """Begin to open a link."""
         self._open_again()
@@ -63,6 +67,7 @@ class Connection:
                 return link
             if self._refusal is not None:
                 raise CredentialRefused from self._refusal
+            self._raise_defect()
             if self._changed is None or self._changed.done():
                 self._changed = loop.create_future()
             left = until - loop.time()
@@ -102,6 +107,13 @@ class Connection:
     def _open_again(self) -> None:
         if not self._closed and (self._opening is None or self._opening.done()):
             self._opening = asyncio.get_running_loop().create_task(self._keep_opening())
+            self._opening.add_done_callback(lambda _: self._wake())
+
+    def _raise_defect(self) -> None:
+        """Raise what opening ended in, if it was neither a refusal nor an outage: waiting would not help."""
+        opening = self._opening
+        if opening is not None and opening.done() and not opening.cancelled():
+            opening.result()
 
     async def _keep_opening(self) -> None:
         attempt = refusals = 0
