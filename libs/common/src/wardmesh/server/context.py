@@ -130,7 +130,8 @@ class Call:
         """Take the targets that the contract's audit rule names from the request."""
         for name in self.contract.audit.targets:
             value = getattr(request, name)
-            if value is not None:
+            # A field that was left empty names nothing, and an envelope with an empty target is refused by the log.
+            if value is not None and value != "":
                 self._targets.append(str(value)[:MAX_TARGET_CHARACTERS])
 
     def audit_event(self, outcome: Outcome, reason: str | None) -> AuditEvent:
