@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wardmesh.crypto import aead
 from wardmesh.crypto.errors import InvalidKey
 from wardmesh.crypto.sealing import HolderKey, seal_to
 from wardmesh.ids import OrgId, WorkspaceId
@@ -74,6 +75,33 @@ async def test_a_data_key_opens_its_own_value_only(keyring: Keyring, now: dateti
     with pytest.raises(StoredUnopenable):
         async with keyring.opened(scope_key, PLACE, replace(one, wrapped_key=other.wrapped_key)):
             pytest.fail("it opened")
+
+
+async def test_a_value_is_bound_to_its_wrapped_key(keyring: Keyring, now: datetime) -> None:
+    """Even another wrapping of the very same data key, which whoever has the keys could make, does not fit."""
+    scope_key, sealed = await _sealed(keyring, now)
+    fields = (OWNER.organization.encode(), OWNER.workspace.encode())
+    scope_context = (b"wardmesh/vault/v1/scope-key", *fields, (1).to_bytes(8, "big"))
+    data_context = (
+        b"wardmesh/vault/v1/data-key",
+        *fields,
+        PLACE.path.encode(),
+        PLACE.version.to_bytes(8, "big"),
+        (1).to_bytes(8, "big"),
+    )
+    raw_scope_key = aead.unwrap(KEK, scope_key.wrapped, scope_context)
+    data_key = aead.unwrap(raw_scope_key, sealed.wrapped_key, data_context)
+    again = aead.wrap(raw_scope_key, data_key, data_context)
+    with pytest.raises(StoredUnopenable):
+        async with keyring.opened(scope_key, PLACE, replace(sealed, wrapped_key=again)):
+            pytest.fail("it opened")
+
+
+async def test_a_scope_key_seals_for_its_owner_only(keyring: Keyring, now: datetime) -> None:
+    scope_key = await keyring.new_scope_key(OWNER, 1, now)
+    thief = Place(Owner(OWNER.organization, WorkspaceId.new()), "a", 1)
+    with pytest.raises(StoredUnopenable):
+        await keyring.seal(scope_key, thief, VALUE)
 
 
 @given(flip=st.integers(min_value=0))
