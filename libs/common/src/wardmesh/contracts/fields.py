@@ -27,7 +27,7 @@ HolderPublicKey: TypeAlias = Annotated[bytes, Field(min_length=32, max_length=32
 """The caller's X25519 public key, to which answers that carry secrets are sealed."""
 Limit: TypeAlias = Annotated[int, Field(ge=1, le=MAX_PAGE)]
 Batch: TypeAlias = Annotated[int, Field(ge=0, le=MAX_BATCH)]
-"""How many a fetch may bring; 0 acknowledges only, so that a reader that stops need not take more to say what it did."""
+"""How many a fetch may bring; 0 acknowledges only, so that a reader who stops need not take more."""
 WaitSeconds: TypeAlias = Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS)]
 Json: TypeAlias = JsonValue
 Time: TypeAlias = AwareDatetime
