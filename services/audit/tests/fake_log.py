@@ -1,4 +1,5 @@
-"""Complete fakes of the log's ports. Each can be made to fail: `failure` is raised once, where it is taken."""
+"""Complete fakes of the log's ports, each of which can be made to fail (`failure` is raised once, where it is taken);
+people who ask; and messages to seal."""
 
 from __future__ import annotations
 
@@ -9,12 +10,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from wardmesh.contracts.access import effective_permissions
 from wardmesh.contracts.audit import MAX_PAGE_BYTES, AuditEnvelope, AuditEvent, Filter, Outcome
-from wardmesh.contracts.operation import Category
+from wardmesh.contracts.operation import AnyContract, Category, Level
 from wardmesh.crypto.tiles import TILE_WIDTH, Tile
-from wardmesh.ids import AgentId, EventId, Scope
+from wardmesh.ids import AgentId, EventId, OrgId, RequestId, Scope, UserId, WorkspaceId
+from wardmesh.server.context import Call
 from wardmesh.server.messages import OutboundMessage
 from wardmesh.server.tenant import TenantContext
+from wardmesh.server.tokens import Caller
 from wardmesh.subjects import AuditSubject
 from wardmesh_audit.domain import Candidate, Stored, decode_envelope, decode_leaf, matches
 from wardmesh_audit.ports import Publication, Sealed, SignedMeanwhile
@@ -252,3 +256,50 @@ def candidates(scope: Scope, *events: AuditEvent) -> tuple[Candidate, ...]:
 
 def delivered(scope: Scope, *events: AuditEvent, source: str = "secrets") -> Delivered:
     return Delivered(AuditSubject(scope, source).format(), envelope(*events))
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody with a token for a scope; `ask` makes a request of theirs, past the gates."""
+
+    caller: Caller
+
+    @property
+    def scope(self) -> Scope:
+        return self.caller.scope
+
+    def ask(self, contract: AnyContract, *, seconds: float = 10.0) -> Call:
+        ends_at = asyncio.get_running_loop().time() + seconds
+        call = Call(
+            contract,
+            scope=self.caller.scope,
+            principal=self.caller.principal,
+            request_id=RequestId.new(),
+            ends_at=ends_at,
+            trace_id=None,
+            outbox=None,
+        )
+        call.admit(self.caller)
+        return call
+
+
+def make_person(scope: Scope | None = None, level: Level = Level.OPERATOR) -> Person:
+    """Somebody new, in a new workspace or in `scope`."""
+    scope = WorkspaceId.new() if scope is None else scope
+    principal = UserId.new()
+    return Person(
+        Caller(
+            principal=principal,
+            scope=scope,
+            organization=scope if isinstance(scope, OrgId) else OrgId.new(),
+            workspace=scope if isinstance(scope, WorkspaceId) else None,
+            level=level,
+            permissions=effective_permissions(level, None, principal),
+            acting_for=None,
+            holder_key=None,
+            token_id="tok",
+            credential_id="key",
+            issued_at=0,
+            expires_at=0,
+        )
+    )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 import pytest
-from conftest import Person
-from fake_log import candidates, event
+from fake_log import Person, candidates, event
 
 from wardmesh.ids import OrgId, ServiceId, WorkspaceId
 from wardmesh.server.database import Database

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from fake_log import Delivered, FakeEmitter, FakeLog, FakePublisher, delivered, event
 from opentelemetry import trace
@@ -198,3 +200,34 @@ async def test_sealing_continues_the_traces_of_its_messages(sealing: Sealer, mon
     spans = exporter.get_finished_spans()
     assert {trace.format_trace_id(span.get_span_context().trace_id) for span in spans} == set(traces)
     assert {span.name for span in spans} == {"audit.seal"}
+
+
+async def test_a_scope_with_much_to_seal_gets_several_transactions(
+    sealing: Sealer, fake_log: FakeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    original = fake_log.seal
+
+    async def counting(scope: WorkspaceId, candidates: Sequence[Candidate]) -> Sealed:
+        sizes.append(len(candidates))
+        return await original(scope, candidates)
+
+    monkeypatch.setattr(fake_log, "seal", counting)
+    monkeypatch.setattr(sealer, "TRANSACTION_EVENTS", 10)
+    messages = [delivered(ONE, *[event() for _ in range(number)]) for number in (4, 6, 1, 12, 3)]
+    await sealing.seal(messages)
+    assert sizes == [10, 1, 12, 3]
+    assert {message.outcome for message in messages} == {"acknowledged"}
+
+
+async def test_a_defect_with_one_message_does_not_touch_the_others(
+    sealing: Sealer, publisher: FakePublisher, fake_log: FakeLog
+) -> None:
+    class Odd(Exception):
+        pass
+
+    fake_log.failure = Odd()
+    poison, good, other = Delivered("x", b""), delivered(ONE, event()), delivered(OTHER, event())
+    publisher.failure = Odd()
+    await sealing.seal([poison, good, other])
+    assert sorted(str(each.outcome) for each in (poison, good, other)) == ["30.0", "30.0", "acknowledged"]

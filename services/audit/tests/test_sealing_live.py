@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 import pytest
-from conftest import Person
-from fake_log import envelope, event
+from fake_log import Person, envelope, event
 from faststream.specification.asyncapi import AsyncAPI
+from nats.js.errors import NotFoundError
 
 from wardmesh.contracts.audit import AuditEvent, SealedEntries
 from wardmesh.errors import ServiceUnavailable
@@ -39,8 +39,17 @@ Sealing = Callable[[Seal], AbstractAsyncContextManager[None]]
 
 
 @pytest.fixture(autouse=True)
-def short_ack_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+async def short_ack_wait(messaging: Messaging, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """A consumer of our own making; an existing one would keep its settings."""
     monkeypatch.setattr(subscriber, "ACK_WAIT_SECONDS", 1.0)
+    await forget_consumer(messaging)
+    yield
+    await forget_consumer(messaging)
+
+
+async def forget_consumer(messaging: Messaging) -> None:
+    with suppress(NotFoundError):
+        await messaging.jetstream.delete_consumer("AUDIT", subscriber.CONSUMER)
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
-from conftest import Person
-from fake_log import NOW, FakeEmitter, FakeLog, FakeMemory, FakeWakeups, candidates, event
+from fake_log import NOW, FakeEmitter, FakeLog, FakeMemory, FakeWakeups, Person, candidates, event
 
 from wardmesh.contracts import audit as contracts
 from wardmesh.contracts.audit import Emit, Filter, NewAuditEvent, Prove, Query, ReadLeaves, Tail

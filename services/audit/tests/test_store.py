@@ -7,8 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from conftest import Person
-from fake_log import NOW, candidates, event
+from fake_log import NOW, Person, candidates, event
 
 from wardmesh.contracts.audit import MAX_PAGE_BYTES, Filter, Outcome
 from wardmesh.contracts.operation import Category

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from conftest import Person
-from fake_log import FakeEmitter, FakeMemory, FakeWakeups, candidates, event
+from fake_log import FakeEmitter, FakeMemory, FakeWakeups, Person, candidates, event
 
 from wardmesh.audit_export import ExportIncomplete, export_log, verify_export
 from wardmesh.contracts import audit as contracts

@@ -23,7 +23,7 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     """The service, for as long as the block runs."""
     messaging = runtime.messaging
     signer = LogSigner.from_file(settings.log_name, settings.audit_log_key_file)
-    for stream in (streams.AUDIT, streams.SEALED, streams.DEAD):
+    for stream in (streams.audit(settings.audit_stream_bytes), streams.SEALED, streams.DEAD):
         await messaging.ensure_stream(stream, replicas=settings.stream_replicas)
     memory = await BucketMemory.open(messaging.jetstream, replicas=settings.stream_replicas)
     store = PostgresStore(runtime.database)

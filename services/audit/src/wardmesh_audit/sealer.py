@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from typing import Final, NamedTuple, Protocol
@@ -44,6 +44,9 @@ DAMAGED_RETRY_SECONDS: Final = 30.0
 """Somebody has to repair something first."""
 PARALLEL_SCOPES: Final = 4
 """Transactions of one batch at once; the pool has more connections, which answer calls meanwhile."""
+TRANSACTION_EVENTS: Final = 4_096
+TRANSACTION_BYTES: Final = 4 * 1024 * 1024
+"""Of one scope's transaction; it must stay well within the database's time limits, or it would never succeed."""
 PUBLISH_ENTRIES: Final = 256
 MAX_DEAD_BYTES: Final = 960 * 1024
 """With the headers it must fit a message (1 MiB), or publishing it would cost us the connection."""
@@ -116,7 +119,8 @@ class Sealer:
                     headers = {} if trace_parent is None else {TRACE_PARENT: trace_parent}
                     span = spans.enter_context(telemetry.consumer_span("audit.seal", headers))
                     span.set_attribute("wardmesh.scope", scope)
-                await self._seal_group(scope, group)
+                for part in _parts(group):
+                    await self._seal_group(scope, part)
 
     async def _seal_group(self, scope: Scope, group: Sequence[_Sealable]) -> None:
         try:
@@ -157,17 +161,13 @@ class Sealer:
     async def _bury(self, message: Incoming, problem: MalformedEnvelope) -> None:
         """Put a message that can never be sealed into stream DEAD, as it came, and tell of it in the log."""
         event = domain.rejection(problem, message.subject, message.data, message.received_at, message.sequence)
-        letter = OutboundMessage(
-            DEAD_SUBJECT,
-            message.data[:MAX_DEAD_BYTES],
-            {
-                "Wardmesh-Reason": problem.reason,
-                "Wardmesh-Subject": message.subject,
-                "Wardmesh-Received": message.received_at.isoformat(),
-                "Wardmesh-Bytes": str(len(message.data)),
-            },
-            event.id,
-        )
+        headers = {
+            "Wardmesh-Reason": problem.reason,
+            "Wardmesh-Subject": message.subject,
+            "Wardmesh-Received": message.received_at.isoformat(),
+            "Wardmesh-Bytes": str(len(message.data)),
+        }
+        letter = OutboundMessage(DEAD_SUBJECT, message.data[:MAX_DEAD_BYTES], headers, event.id)
         try:
             await self._publisher.publish([letter])
             if not _is_rejection(message):
@@ -175,6 +175,10 @@ class Sealer:
         except WardmeshError as error:
             _log.warning("a dead letter is put off: %s", error.code)
             await message.retry(RETRY_SECONDS)
+            return
+        except Exception:  # noqa: BLE001 - nor may a defect here
+            _log.exception("a defect with a dead letter")
+            await message.retry(DAMAGED_RETRY_SECONDS)
             return
         _dead.add(1, {"reason": problem.reason})
         _log.error("a message could not be sealed and is in stream DEAD: %s %s", problem.reason, event.id)
@@ -189,6 +193,20 @@ class Sealer:
                 entries = [entry for stored in publication.entries if (entry := _readable(stored)) is not None]
                 await self._publisher.publish(news(scope, entries))
                 publication.upto = publication.entries[-1].index + 1
+
+
+def _parts(group: Sequence[_Sealable]) -> Iterator[list[_Sealable]]:
+    """Yield a scope's messages in order, as many at once as one transaction takes; one message is always taken."""
+    part: list[_Sealable] = []
+    events = size = 0
+    for item in group:
+        events += len(item.envelope.candidates)
+        size += len(item.message.data)
+        if part and (events > TRANSACTION_EVENTS or size > TRANSACTION_BYTES):
+            yield part
+            part, events, size = [], len(item.envelope.candidates), len(item.message.data)
+        part.append(item)
+    yield part
 
 
 def news(scope: Scope, entries: Sequence[Entry]) -> list[OutboundMessage]:

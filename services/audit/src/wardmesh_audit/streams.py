@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from nats.js.api import DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
@@ -21,13 +22,13 @@ DAY_SECONDS: Final = 86_400.0
 DEAD_SUBJECT: Final = "dead.audit"
 CHECKPOINTS: Final = "checkpoints"
 
-AUDIT: Final = StreamConfig(
+_AUDIT: Final = StreamConfig(
     name="AUDIT",
     description="Audit envelopes, until they are sealed",
     subjects=["audit.>"],
     retention=RetentionPolicy.WORK_QUEUE,
     discard=DiscardPolicy.NEW,
-    max_bytes=4096 * MIB,  # some days of a busy mesh whose database is away
+    # `max_bytes` is a setting
     storage=StorageType.FILE,
     duplicate_window=120,
 )
@@ -49,10 +50,15 @@ DEAD: Final = StreamConfig(
     retention=RetentionPolicy.LIMITS,
     discard=DiscardPolicy.OLD,
     max_age=30 * DAY_SECONDS,
-    max_bytes=1024 * MIB,
+    max_bytes=128 * MIB,
     storage=StorageType.FILE,
     duplicate_window=120,
 )
+
+
+def audit(max_bytes: int) -> StreamConfig:
+    """Return stream AUDIT, which holds so much until it is sealed."""
+    return replace(_AUDIT, max_bytes=max_bytes)
 
 
 def checkpoints(replicas: int) -> KeyValueConfig:

@@ -35,7 +35,8 @@ from wardmesh.contracts.audit import AuditEnvelope, SealedEntries
 from wardmesh.server.messaging import RECONNECT_WAIT_SECONDS, tls_context
 
 CONSUMER: Final = "sealer"
-BATCH_MESSAGES: Final = 256
+BATCH_MESSAGES: Final = 128
+"""Of up to a megabyte each, in memory at once."""
 BATCH_SECONDS: Final = 0.1
 """How long a batch may gather: it bounds how late a lone event is sealed, and how often an idle sealer asks."""
 ACK_WAIT_SECONDS: Final = 30.0
