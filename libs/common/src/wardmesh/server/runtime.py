@@ -77,7 +77,7 @@ class Runtime:
         self.health.add("service", self._check_answering)
         self._answering = False
         self.messaging = Messaging(service)
-        self.database = Database(settings.database_url.get_secret_value(), application=f"wardmesh-{service}")
+        self.database = Database(settings.database(), application=f"wardmesh-{service}")
         self.outbox = Outbox(service)
         self.audit = AuditPublisher(self.messaging, service)
         self.keys: Mirror[OKPKey] = Mirror(self.messaging, "jwks", _read_key)

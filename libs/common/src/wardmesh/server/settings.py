@@ -1,13 +1,15 @@
 """Settings that every service has, read from the environment (`WARDMESH_…`) once, at the start.
 
 What always holds: settings are frozen; a secret is a file's path, never a value, so that no environment listing and
-no `repr` shows one. The database's URL holds a password and is therefore a `SecretStr`.
+no `repr` shows one. The database's URL may hold a password and is therefore a `SecretStr`. A variable that is set to
+nothing counts as not set: composed environments can't leave one out.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,7 +20,9 @@ KEY_BYTES = 32
 class ServiceSettings(BaseSettings):
     """What a service needs to come up. Each service's own settings extend it."""
 
-    model_config = SettingsConfigDict(env_prefix="WARDMESH_", frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="WARDMESH_", frozen=True, extra="ignore", hide_input_in_errors=True, env_ignore_empty=True
+    )
 
     nats_url: str
     """One or several servers, separated by commas."""
@@ -28,6 +32,8 @@ class ServiceSettings(BaseSettings):
     """The authority that signed the broker's certificate, if the broker speaks TLS."""
     stream_replicas: Annotated[int, Field(ge=1, le=5)] = 1
     database_url: SecretStr
+    database_password_file: Path | None = None
+    """The password, if the URL names a role only."""
     health_host: str = "127.0.0.1"
     health_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """0 serves no health page; `nats micro ping` still works."""
@@ -43,6 +49,20 @@ class ServiceSettings(BaseSettings):
 
     def nats_servers(self) -> list[str]:
         return [server.strip() for server in self.nats_url.split(",") if server.strip()]
+
+    def database(self) -> str:
+        """Return the URL to connect with, password and all."""
+        url = self.database_url.get_secret_value()
+        if self.database_password_file is None:
+            return url
+        return with_password(url, self.database_password_file.read_text(encoding="utf-8").strip())
+
+
+def with_password(url: str, password: str) -> str:
+    """Return a database's URL with the password put in, in place of any that it had."""
+    parts = urlsplit(url)
+    account, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{account.partition(':')[0]}:{quote(password, safe='')}@{host}"))
 
 
 def read_seed(path: Path) -> str:
