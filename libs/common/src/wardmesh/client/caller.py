@@ -224,7 +224,7 @@ class _Attempts(Generic[ResponseT]):
     def seconds_to_wait(self, left: float) -> float:
         """Return how long this attempt waits for its answer."""
         # A long poll is not hedged: what it takes off the queue would be answered to the attempt given up.
-        return left * _PATIENCE if self.repeatable and not self._tries and not _is_long_poll(self.contract) else left
+        return left * _PATIENCE if self.repeatable and not self._tries and not self.contract.is_long_poll else left
 
     def pause_after(self, error: WardmeshError, jitter: float) -> float | None:
         """Return the seconds before the next attempt, or None if `error` is the end."""
@@ -265,10 +265,6 @@ def _named(error: WardmeshError, request_id: RequestId) -> WardmeshError:
 def _asked_elsewhere(contract: AnyContract) -> str:
     kinds = " or ".join(sorted("an organization" if kind.name == "ORG" else "a workspace" for kind in contract.scopes))
     return f"{contract.key} is asked in {kinds}; connect with a scope of that kind."
-
-
-def _is_long_poll(contract: AnyContract) -> bool:
-    return "wait_seconds" in contract.request.model_fields
 
 
 def _now() -> float:

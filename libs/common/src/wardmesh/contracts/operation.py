@@ -14,6 +14,7 @@ import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import Any, Final, Generic, ParamSpec, TypeAlias, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict
@@ -203,10 +204,15 @@ class Contract(Generic[P, RequestT, ResponseT]):
         """The request's model, as a class."""
         return cast("type[RequestT]", self.arguments)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """`service.operation`, unique among contracts."""
         return f"{self.service}.{self.name}"
+
+    @cached_property
+    def is_long_poll(self) -> bool:
+        """Whether a request may wait for something to happen, and says how long."""
+        return "wait_seconds" in self.request.model_fields
 
     def subject(self, scope: Scope, principal: Any) -> str:
         return RpcSubject(self.service, self.name, scope, principal).format()

@@ -32,6 +32,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import asyncpg
 
 from wardmesh.server.rls import violations
+from wardmesh.server.settings import with_password
 from wardmesh.subjects import SERVICES
 
 SHARED_MIGRATIONS: Final = Path(__file__).parent / "migrations"
@@ -134,13 +135,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m wardmesh.server.migrate",
         description="Bring a wardmesh database to the present schema.",
-        epilog="Environment: WARDMESH_MIGRATE_DATABASE_URL (a superuser's) and, for each service that logs in with a "
-        "password, WARDMESH_AUTH_DATABASE_PASSWORD and so on. Each may be given as …_FILE instead.",
+        epilog="Environment: WARDMESH_MIGRATE_DATABASE_URL (a superuser's), WARDMESH_MIGRATE_DATABASE_PASSWORD if the "
+        "URL has none, and for each service that logs in with a password, WARDMESH_AUTH_DATABASE_PASSWORD and so on. "
+        "Each may be given as …_FILE instead.",
     )
     parser.add_argument("services", nargs="*", default=SERVICES, help="default: all five")
     chosen = parser.parse_args(arguments)
     try:
         database_url = _required("WARDMESH_MIGRATE_DATABASE_URL")
+        if password := _from_environment("WARDMESH_MIGRATE_DATABASE_PASSWORD"):
+            database_url = with_password(database_url, password)
         migrations = {service: migrations_of(service) for service in chosen.services}
         found = {service: _from_environment(f"WARDMESH_{service.upper()}_DATABASE_PASSWORD") for service in migrations}
         passwords = {service: password for service, password in found.items() if password}

@@ -63,7 +63,7 @@ from wardmesh.server.authenticator import Authenticator
 from wardmesh.server.context import AuditOutbox, Call
 from wardmesh.server.micro import QUEUE_GROUP, EndpointStats
 from wardmesh.server.ratelimit import RateLimiter
-from wardmesh.subjects import InvalidSubjectError, RpcSubject, refusal_inbox
+from wardmesh.subjects import InvalidSubjectError, RpcSubject, is_reply_of, refusal_inbox
 
 RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT", bound=Message)
@@ -109,6 +109,7 @@ class Operations:
         outbox: AuditOutbox | None = None,
         limiter: RateLimiter | None = None,
         max_in_flight: int = 256,
+        max_long_polls: int = 2_000,
     ) -> None:
         self.service = service
         self._authenticator = authenticator
@@ -116,9 +117,12 @@ class Operations:
         self._outbox = outbox
         self._limiter = limiter
         self._max_in_flight = max_in_flight
+        self._max_long_polls = max_long_polls
         self._bound: dict[str, _Bound] = {}
         self._unknown = EndpointStats("unknown", f"rpc.{service}.*.*.*")
         self._tasks: set[asyncio.Task[None]] = set()
+        # Long polls wait for something to happen: they are bounded apart, so that readers cannot crowd out callers.
+        self._polls: set[asyncio.Task[None]] = set()
         self._client: Client | None = None
         self._tracing = True
         self._subscription: Any = None
@@ -152,29 +156,11 @@ class Operations:
         if self._subscription is not None:
             with contextlib.suppress(nats.errors.Error):  # the connection is gone, and the subscription with it
                 await self._subscription.drain()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while in_hand := self._tasks | self._polls:
+            await asyncio.wait(in_hand)
 
     async def _receive(self, message: Msg) -> None:
         # nats-py waits for this before the next message, so it only starts the work.
-        if len(self._tasks) >= self._max_in_flight:
-            await self._overloaded(message)
-            return
-        task = asyncio.create_task(self._serve(message))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _overloaded(self, message: Msg) -> None:
-        try:
-            subject = RpcSubject.parse(message.subject)
-            gates.check_reply(subject, message.reply)
-        except (InvalidSubjectError, ReplySubjectRefused):
-            return  # nobody whom it would be safe to answer, and no time to record it
-        await self._answer_error(message.reply, Overloaded(), gates.request_id(message.headers or _NOTHING))
-
-    async def _serve(self, message: Msg) -> None:
-        started = time.perf_counter_ns()
-        headers: Mapping[str, str] = message.headers or _NOTHING
         try:
             subject = RpcSubject.parse(message.subject)
         except InvalidSubjectError:
@@ -182,6 +168,25 @@ class Operations:
             _log.error("a request on a subject that is none of ours")
             return
         bound = self._bound.get(subject.operation)
+        if bound is not None and bound.contract.is_long_poll:
+            tasks, bound_of_tasks = self._polls, self._max_long_polls
+        else:
+            tasks, bound_of_tasks = self._tasks, self._max_in_flight
+        if len(tasks) >= bound_of_tasks:
+            await self._overloaded(subject, message)
+            return
+        task = asyncio.create_task(self._serve(subject, bound, message))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    async def _overloaded(self, subject: RpcSubject, message: Msg) -> None:
+        # Not recorded: there is no time for it, and the caller will come again.
+        if is_reply_of(subject.principal, message.reply):
+            await self._answer_error(message.reply, Overloaded(), gates.request_id(message.headers or _NOTHING))
+
+    async def _serve(self, subject: RpcSubject, bound: _Bound | None, message: Msg) -> None:
+        started = time.perf_counter_ns()
+        headers: Mapping[str, str] = message.headers or _NOTHING
         contract = _unknown_operation(self.service) if bound is None else bound.contract
         stats = self._unknown if bound is None else bound.stats
         request_id = gates.request_id(headers)

@@ -92,6 +92,7 @@ class Runtime:
             outbox=OutboxAudit(self.outbox),
             limiter=RateLimiter(Rate(settings.calls_per_second, settings.calls_burst)),
             max_in_flight=settings.max_in_flight,
+            max_long_polls=settings.max_long_polls,
         )
         self.ended = asyncio.Event()
         """Set when the process shall end."""
@@ -204,7 +205,10 @@ async def running(service: str, settings: SettingsT, build: Build[SettingsT]) ->
         if unanswered:
             raise RuntimeError(f"{service} has no handler for {', '.join(sorted(unanswered))}")
         async with await runtime.answering():
-            yield runtime
+            try:
+                yield runtime
+            finally:
+                runtime.ended.set()  # so that long polls end before what is in hand is waited for
 
 
 def main(service: str, settings_class: type[SettingsT], build: Build[SettingsT]) -> None:

@@ -41,6 +41,8 @@ class ServiceSettings(BaseSettings):
     issuer: str = "wardmesh"
     max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 256
     """Requests that one process has in hand; one more is answered `overloaded`."""
+    max_long_polls: Annotated[int, Field(ge=1, le=100_000)] = 2_000
+    """Of those that only wait for something to happen; they do not count as in hand."""
     calls_per_second: Annotated[float, Field(gt=0)] = 500.0
     calls_burst: Annotated[int, Field(ge=1)] = 1000
     """One principal's share of one process."""
