@@ -1,8 +1,7 @@
-"""The use cases and their attacks, on a bridge in memory."""
+"""Agreeing and sending, and the attacks on both, on a bridge in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,7 +16,6 @@ from wardmesh.contracts.bridge import (
     ListAgreements,
     NameAgreement,
     Propose,
-    Receive,
     Send,
     SignedMessage,
 )
@@ -25,7 +23,6 @@ from wardmesh.crypto.errors import Undecryptable
 from wardmesh.crypto.vault import bridge_key_info
 from wardmesh.errors import InvalidRequest, ServiceUnavailable, WardmeshError
 from wardmesh.ids import AgreementId, MessageId, RequestId, WorkspaceId
-from wardmesh.server.fetching import Delivery
 from wardmesh.server.kek import LocalKey
 from wardmesh_bridge.crypto import AgreementKeys
 from wardmesh_bridge.domain import CLOCK_SKEW
@@ -45,29 +42,14 @@ from wardmesh_bridge.errors import (
 from wardmesh_bridge.service import BridgeService
 
 
-class FakeInbox:
-    """Remembers what it was asked for; answers what it was told."""
-
-    def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
-        self.deliveries: Sequence[Delivery] = ()
-
-    async def fetch(self, **asked: Any) -> Sequence[Delivery]:
-        self.asked.append(asked)
-        return self.deliveries
-
-    async def terminate(self, **asked: Any) -> None:
-        raise AssertionError(asked)
+def at(store: Any, now: datetime, kek: bytes = bytes(range(32))) -> BridgeService:
+    inbox: Any = None  # nothing is fetched here
+    return BridgeService(store, AgreementKeys(LocalKey(kek)), inbox, lambda: now)
 
 
 @pytest.fixture
-def inbox() -> FakeInbox:
-    return FakeInbox()
-
-
-@pytest.fixture
-def service(fake_store: Any, inbox: FakeInbox, now: datetime) -> BridgeService:
-    return BridgeService(fake_store, AgreementKeys(LocalKey(bytes(range(32)))), inbox, lambda: now)
+def service(fake_store: Any, now: datetime) -> BridgeService:
+    return at(fake_store, now)
 
 
 async def agree(service: BridgeService, source: Any, target: Any) -> Agreement:
@@ -202,8 +184,8 @@ async def test_a_key_moved_to_another_agreement_does_not_open(
         await service.key(mallory.ask(contracts.KEY), NameAgreement(agreement=other.id))
 
 
-async def test_another_key_file_opens_no_key(fake_store: Any, inbox: FakeInbox, alice: Any, sign: Any) -> None:
-    other = BridgeService(fake_store, AgreementKeys(LocalKey(bytes(32))), inbox, lambda: sign.now)
+async def test_another_key_file_opens_no_key(fake_store: Any, alice: Any, sign: Any) -> None:
+    other = at(fake_store, sign.now, bytes(32))
     with pytest.raises(StoredKeyUnopenable, match="key file"):
         await other.key(alice.ask(contracts.KEY), NameAgreement(agreement=sign.agreement.id))
 
@@ -321,13 +303,11 @@ async def test_a_clock_a_little_ahead(service: BridgeService, alice: Any, sign: 
 
 
 async def test_sending_again_is_acknowledged_and_delivered_once(
-    service: BridgeService, alice: Any, sign: Any, fake_store: Any, inbox: FakeInbox, now: datetime
+    service: BridgeService, alice: Any, sign: Any, fake_store: Any, now: datetime
 ) -> None:
     message = sign.message(alice.workspace)
     assert await send(service, alice, message) == await send(service, alice, message)
-    later = BridgeService(
-        fake_store, AgreementKeys(LocalKey(bytes(range(32)))), inbox, lambda: now + timedelta(minutes=10)
-    )
+    later = at(fake_store, now + timedelta(minutes=10))
     assert await send(later, alice, message) == (message.id,)  # a late retry of what was admitted in time
     assert len(fake_store.state.forwarded) == 1
 
@@ -377,41 +357,3 @@ async def test_nothing_is_acknowledged_that_was_not_committed(
     assert fake_store.state.forwarded == []
     await send(service, alice, message)
     assert len(fake_store.state.forwarded) == 1
-
-
-# --- receiving
-
-
-async def test_a_fetch_reaches_the_callers_own_inbox_only(
-    service: BridgeService, bob: Any, alice: Any, inbox: FakeInbox
-) -> None:
-    await service.fetch(bob.ask(contracts.FETCH), Receive(group="g"))
-    await service.fetch(
-        bob.ask(contracts.FETCH), Receive(group="g", source=alice.workspace, type="report.build", acks=("1.2.3.4.5",))
-    )
-    await service.fetch(alice.ask(contracts.FETCH), Receive(group="g"))
-    assert [asked["filter_subject"] for asked in inbox.asked] == [
-        f"inbox.{bob.workspace}.*.>",
-        f"inbox.{bob.workspace}.{alice.workspace}.report.build",
-        f"inbox.{alice.workspace}.*.>",
-    ]
-    assert inbox.asked[1]["acks"] == ("1.2.3.4.5",)
-    assert inbox.asked[0]["consumer"] == inbox.asked[1]["consumer"] != inbox.asked[2]["consumer"]
-    assert inbox.asked[0]["wait_seconds"] < 10  # less than the caller waits
-
-
-async def test_fetched_messages_are_as_they_were_signed(
-    service: BridgeService, alice: Any, bob: Any, sign: Any, inbox: FakeInbox
-) -> None:
-    message = sign.message(alice.workspace)
-    payload = message.model_dump_json().encode()
-    inbox.deliveries = [Delivery("inbox.x", {}, payload, ack="1.2.3.4.5", delivered=2)]
-    received = await service.fetch(bob.ask(contracts.FETCH), Receive(group="g"))
-    [delivered] = received.messages
-    assert (delivered.message, delivered.delivery, delivered.ack) == (message, 2, "1.2.3.4.5")
-
-
-@pytest.mark.parametrize("group", ["*", ">", "a.b", "", "A", "a" * 65])
-def test_no_group_is_a_wildcard(group: str) -> None:
-    with pytest.raises(ValueError, match="group"):
-        Receive(group=group)

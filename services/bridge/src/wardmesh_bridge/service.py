@@ -12,6 +12,7 @@ On failure: the errors of `wardmesh_bridge.errors`; those of the store, the brok
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final, Protocol
@@ -37,7 +38,7 @@ from wardmesh.contracts.bridge import (
 from wardmesh.crypto import errors as crypto_errors
 from wardmesh.crypto.sealing import seal_to
 from wardmesh.crypto.vault import bridge_key_info
-from wardmesh.errors import InternalError, InvalidRequest, ScopeMismatch, Violation, WardmeshError
+from wardmesh.errors import InvalidRequest, ScopeMismatch, Violation, WardmeshError
 from wardmesh.headers import TRACE_PARENT
 from wardmesh.ids import AgreementId, WorkspaceId
 from wardmesh.server import telemetry
@@ -66,6 +67,7 @@ from wardmesh_bridge.ports import BridgeStore, BridgeTransaction
 
 ANSWER_SECONDS: Final = 2.0
 """A long poll ends this much before its caller stops waiting."""
+_log = logging.getLogger(__name__)
 
 
 class Inbox(Protocol):
@@ -240,7 +242,10 @@ class BridgeService:
             try:
                 message = SignedMessage.model_validate_json(delivery.data)
             except ValidationError:
-                raise InternalError("A message in the inbox cannot be read.") from None
+                # Nothing that was verified looks like this; it must not hold up what was.
+                _log.error("a message in an inbox cannot be read, and is left out")
+                await self._inbox.terminate(consumer=consumer, filter_subject=filter_subject, token=delivery.ack)
+                continue
             messages.append(DeliveredMessage(message=message, delivery=delivery.delivered, ack=delivery.ack))
         return Received(messages=tuple(messages))
 
