@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from wardmesh.subjects import SERVICES
-from wardmesh_cli.embedded.broker import CALLOUT_USER, SYSTEM_USER, BrokerConfig
-from wardmesh_cli.embedded.identities import Identities, database_role
+from wardmesh_cli.embedded.broker import CALLOUT_USER, SYSTEM_USER
+from wardmesh_cli.embedded.identities import Identities
 from wardmesh_cli.embedded.ports import LOOPBACK, free_ports
-from wardmesh_cli.embedded.postgres import Postgres
 
 FREE: Final = 0
 """As a port: whichever is free."""
@@ -99,8 +98,9 @@ def service_environment(
     service: str,
     layout: Layout,
     *,
-    broker: BrokerConfig,
-    postgres: Postgres,
+    nats_url: str,
+    nats_ca_file: Path | None,
+    database_url: str,
     ports: Ports,
     health_port: int,
     log_level: str,
@@ -110,20 +110,19 @@ def service_environment(
     if service not in SERVICES:
         raise ValueError(f"no service is called {service}")
     identities = layout.identities
-    role = database_role(service)
     environment = {
         name: value for name, value in inherited.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
     environment |= {
-        "WARDMESH_NATS_URL": broker.url,
+        "WARDMESH_NATS_URL": nats_url,
         "WARDMESH_NATS_SEED_FILE": str(identities.seed_file(service)),
-        "WARDMESH_DATABASE_URL": postgres.url(role, identities.password(role)),
+        "WARDMESH_DATABASE_URL": database_url,
         "WARDMESH_HEALTH_PORT": str(health_port),
         "WARDMESH_LOG_LEVEL": log_level,
         "WARDMESH_KEY_FILE": str(identities.kek_file(service)),
     }
-    if broker.tls is not None:
-        environment["WARDMESH_NATS_CA_FILE"] = str(broker.tls.authority)
+    if nats_ca_file is not None:
+        environment["WARDMESH_NATS_CA_FILE"] = str(nats_ca_file)
     if service == "auth":
         environment |= {
             "WARDMESH_AUTH_SIGNING_KEY_FILE": str(identities.token_signing_key_file),

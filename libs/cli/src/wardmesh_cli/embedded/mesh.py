@@ -17,18 +17,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from wardmesh.server.broker import static_permissions
 from wardmesh.server.migrate import MigrationError, migrate, migrations_of
 from wardmesh.subjects import SERVICES
-from wardmesh_cli.embedded import broker
-from wardmesh_cli.embedded.broker import BrokerConfig, Tls
+from wardmesh_cli.embedded.broker import Tls
 from wardmesh_cli.embedded.errors import MigrationFailed
-from wardmesh_cli.embedded.files import PRIVATE_FOLDER, FolderLock, write_private
+from wardmesh_cli.embedded.files import PRIVATE_FOLDER, FolderLock
 from wardmesh_cli.embedded.identities import database_role
 from wardmesh_cli.embedded.layout import Layout, Ports, service_environment
 from wardmesh_cli.embedded.ports import LOOPBACK, free_ports
-from wardmesh_cli.embedded.postgres import SUPERUSER, Postgres
+from wardmesh_cli.embedded.postgres import SUPERUSER
 from wardmesh_cli.embedded.processes import Launch, ProcessSpec, http_ready
+from wardmesh_cli.embedded.servers import SERVERS, Addresses, EmbeddedServers, Ground, Servers
 from wardmesh_cli.embedded.supervisor import Supervisor
 
 READY_AGAIN_SECONDS: Final = 60.0
@@ -60,26 +59,27 @@ class EmbeddedMesh:
     services: Sequence[str] = SERVICES
     command: Callable[[str], Sequence[str]] = service_command
     migrations: Callable[[str, Mapping[str, str]], Awaitable[None]] = migrate_all
+    servers: Servers = field(default_factory=EmbeddedServers)
+    """NATS and PostgreSQL; the wheels' unless others are given."""
 
     def __post_init__(self) -> None:
         self.data_dir = self.data_dir.absolute()
         self._layout = Layout(self.data_dir)
         self._lock: FolderLock | None = None
         self._supervisor: Supervisor | None = None
-        self._broker: BrokerConfig | None = None
-        self._postgres: Postgres | None = None
+        self._addresses: Addresses | None = None
 
     @property
     def nats_url(self) -> str:
-        return self._running_broker.url
+        return self._reachable.nats_url
 
     @property
     def nats_websocket_url(self) -> str:
-        return self._running_broker.websocket_url or ""
+        return self._reachable.nats_websocket_url
 
     @property
     def nats_monitoring_url(self) -> str:
-        return self._running_broker.monitoring_url
+        return self._reachable.nats_monitoring_url
 
     @property
     def http_url(self) -> str:
@@ -98,14 +98,12 @@ class EmbeddedMesh:
 
     @property
     def processes(self) -> Mapping[str, int]:
-        """The pids of what runs: `nats`, `postgres` and the services."""
+        """The pids of what runs here: the services, and `nats` and `postgres` if they are processes of ours."""
         return self._running.pids
 
     def database_url(self, role: str = SUPERUSER) -> str:
         """Return what a role connects to the database with: the superuser's, or `wardmesh_{service}`."""
-        if self._postgres is None:
-            raise RuntimeError("the mesh is not running")
-        return self._postgres.url(role, self._layout.identities.password(role))
+        return self._reachable.database_url(role, self._layout.identities.password(role))
 
     async def start(self) -> None:
         """Bring everything up; return when all of it is ready."""
@@ -124,23 +122,35 @@ class EmbeddedMesh:
         supervisor, self._supervisor = self._supervisor, None
         try:
             if supervisor is not None:
-                await supervisor.stop()
+                try:
+                    await supervisor.stop()
+                finally:
+                    await self.servers.stop()
         finally:
             if self._lock is not None:
                 self._lock.release()
                 self._lock = None
 
     def kill(self, process: str) -> None:
-        """Kill a process as a crash would (SIGKILL); it comes back by itself."""
-        self._running.kill(process)
+        """Kill a service, `nats` or `postgres` as a crash would (SIGKILL); it comes back by itself."""
+        if process in SERVERS:
+            self.servers.kill(process)
+        else:
+            self._running.kill(process)
 
     async def restart(self, process: str) -> None:
         """Stop a process in good order and start it again; return when it is ready."""
-        await self._running.restart(process)
+        if process in SERVERS:
+            await self.servers.restart(process)
+        else:
+            await self._running.restart(process)
 
     async def wait_ready(self, process: str, timeout_seconds: float = READY_AGAIN_SECONDS) -> None:
         """Wait until a process that was killed is back and ready."""
-        await self._running[process].wait_ready(timeout_seconds)
+        if process in SERVERS:
+            await self.servers.wait_ready(process, timeout_seconds)
+        else:
+            await self._running[process].wait_ready(timeout_seconds)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -159,17 +169,9 @@ class EmbeddedMesh:
             self.progress(f"ended {len(ended)} processes that an earlier mesh left")
         layout.identities.make()
         self.ports = self.ports.settled()
-        self._postgres = postgres = Postgres.at(layout.postgres, layout.run, self.ports.postgres)
-        self._broker = config = self._configure()
-        write_private(layout.broker_config, broker.render(config).encode())
-
         self.progress("starting PostgreSQL and NATS")
-        await asyncio.to_thread(postgres.make, layout.identities.password(SUPERUSER))
-        await supervisor.start(
-            postgres.process(layout.log("postgres")),
-            broker.process(config, config_file=layout.broker_config, log_file=layout.log("nats")),
-        )
-        self.progress(f"PostgreSQL is ready; NATS is ready at {config.url}")
+        self._addresses = await self.servers.start(Ground(layout, self.ports, self.tls, supervisor))
+        self.progress(f"PostgreSQL is ready; NATS is ready at {self.nats_url}")
 
         await self.migrations(
             self.database_url(), {service: layout.identities.password(database_role(service)) for service in SERVICES}
@@ -179,26 +181,14 @@ class EmbeddedMesh:
         await supervisor.start(*self._service_processes())
         self.progress(f"{len(self.services)} services are ready: {', '.join(self.services)}")
 
-    def _configure(self) -> BrokerConfig:
-        return BrokerConfig(
-            keys=self._layout.identities.public_keys(),
-            permissions=static_permissions(),
-            store_dir=self._layout.jetstream,
-            port=self.ports.nats,
-            websocket_port=self.ports.nats_websocket,
-            monitoring_port=self.ports.nats_monitoring,
-            tls=self.tls,
-        )
-
     def environment(self, service: str, *, health_port: int = 0) -> dict[str, str]:
         """Return the environment that a service of this mesh runs with: to run one in a debugger, or in a test."""
-        if self._postgres is None:
-            raise RuntimeError("the mesh is not running")
         return service_environment(
             service,
             self._layout,
-            broker=self._running_broker,
-            postgres=self._postgres,
+            nats_url=self.nats_url,
+            nats_ca_file=None if self.tls is None else self.tls.authority,
+            database_url=self.database_url(database_role(service)),
             ports=self.ports,
             health_port=health_port,
             log_level=self.log_level,
@@ -227,7 +217,7 @@ class EmbeddedMesh:
         return self._supervisor
 
     @property
-    def _running_broker(self) -> BrokerConfig:
-        if self._broker is None:
+    def _reachable(self) -> Addresses:
+        if self._addresses is None:
             raise RuntimeError("the mesh is not running")
-        return self._broker
+        return self._addresses
