@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from wardmesh.contracts.audit import MAX_TARGETS, AuditEvent, Outcome
 from wardmesh.contracts.fields import Json
@@ -137,20 +137,37 @@ class Call:
     def audit_event(self, outcome: Outcome, reason: str | None) -> AuditEvent:
         """Return what the log is to say of this call."""
         rule = self.contract.audit
-        # Every value is one of ours and has been parsed: validating them again is a tenth of a request's cost.
-        return AuditEvent.model_construct(
-            id=EventId.new(),
-            occurred_at=datetime.now(UTC),
-            category=rule.category,
-            action=rule.action,
-            outcome=outcome,
-            actor=self.audit_actor,
-            acting_for=None if self._caller is None else self._caller.acting_for,
-            targets=tuple(self._targets[:MAX_TARGETS]),
-            reason=reason,
-            request_id=self.request_id,
-            trace_id=self.trace_id,
-            source_address=None,
-            user_agent=None,
-            details=self._details,
+        return _trusted(
+            {
+                "id": EventId.new(),
+                "occurred_at": datetime.now(UTC),
+                "category": rule.category,
+                "action": rule.action,
+                "outcome": outcome,
+                "actor": self.audit_actor,
+                "acting_for": None if self._caller is None else self._caller.acting_for,
+                "targets": tuple(self._targets[:MAX_TARGETS]),
+                "reason": reason,
+                "request_id": self.request_id,
+                "trace_id": self.trace_id,
+                "source_address": None,
+                "user_agent": None,
+                "details": self._details,
+            }
         )
+
+
+_ALL_FIELDS: Final = frozenset(AuditEvent.model_fields)
+
+
+def _trusted(fields: dict[str, Any]) -> AuditEvent:
+    """Return an event of values that are all ours and have been parsed.
+
+    What `AuditEvent.model_construct` does, without its walk over the fields, which is a tenth of a request's cost.
+    """
+    event = object.__new__(AuditEvent)
+    object.__setattr__(event, "__dict__", fields)
+    object.__setattr__(event, "__pydantic_fields_set__", _ALL_FIELDS)
+    object.__setattr__(event, "__pydantic_extra__", None)
+    object.__setattr__(event, "__pydantic_private__", None)
+    return event
