@@ -113,6 +113,7 @@ class Caller:
             body,
             request_id,
             until=_now() + min((deadline or contract.deadline).total_seconds(), _LONGEST_SECONDS),
+            deadline_is_known=deadline is None,
             repeatable=contract.idempotent if repeatable is None else repeatable,
         )
         span = self._tracer.start_span(contract.key, kind=SpanKind.CLIENT)
@@ -175,7 +176,8 @@ class Caller:
         left = attempts.until - _now()
         if left <= 0:
             raise DeadlineExceeded
-        headers[DEADLINE_MS] = str(int(left * 1000))
+        if attempts.must_tell_deadline:
+            headers[DEADLINE_MS] = str(int(left * 1000))
         seconds = attempts.seconds_to_wait(left)
         reply = await link.request(self._subject(contract), attempts.body, headers, attempts.request_id, seconds)
         return Answer(_read(contract, reply), attempts.request_id, grant)
@@ -198,7 +200,8 @@ class _Attempts(Generic[ResponseT]):
     """One call's memory of its attempts."""
 
     __slots__ = (
-        "_defects", "_renewals", "_tries", "body", "contract", "expired", "grant", "repeatable", "request_id", "until",
+        "_deadline_is_known", "_defects", "_renewals", "_tries",
+        "body", "contract", "expired", "grant", "repeatable", "request_id", "until",
     )  # fmt: skip
 
     def __init__(
@@ -208,6 +211,7 @@ class _Attempts(Generic[ResponseT]):
         request_id: RequestId,
         *,
         until: float,
+        deadline_is_known: bool,
         repeatable: bool,
     ) -> None:
         self.contract = contract
@@ -217,9 +221,15 @@ class _Attempts(Generic[ResponseT]):
         self.repeatable = repeatable
         self.grant: Grant | None = None
         self.expired: Grant | None = None
+        self._deadline_is_known = deadline_is_known
         self._tries = 0
         self._defects = 0
         self._renewals = 0
+
+    @property
+    def must_tell_deadline(self) -> bool:
+        """Whether the service can't know from the contract how long the caller waits: a header saved is time saved."""
+        return self._tries > 0 or not self._deadline_is_known
 
     def seconds_to_wait(self, left: float) -> float:
         """Return how long this attempt waits for its answer."""
