@@ -62,7 +62,7 @@ async def _measure(rounds: int) -> list[Figure]:
         ),
         Figure(
             "warm start to ready", ready, "s", 6, "less",
-            f"{ready / servers:.1f}× the two servers alone ({servers:.1f} s); cold, with everything to make: {cold:.1f} s",
+            f"{ready / servers:.1f}× the two servers alone ({servers:.1f} s); cold, with all to make: {cold:.1f} s",
         ),
     ]  # fmt: skip
 
