@@ -54,7 +54,6 @@ def settings_of(servers: EmbeddedMesh, port: int, **changes: Any) -> Settings:
         auth_sys_seed_file=identities.seed_file("system"),
         auth_gateway_seed_file=identities.seed_file("gateway"),
         auth_http_port=port,
-        auth_bootstrap_file=servers.data_dir / "bootstrap.json",
         auth_logins_per_second=1000,
         auth_logins_burst=1000,
         **changes,
@@ -359,17 +358,3 @@ async def test_refreshing_over_http(acme: Acme) -> None:
     pair = await acme.post("-/auth/refresh", {"refresh_token": session["refresh_token"]})
     assert pair["session"] == session["session"]
     assert pair["refresh_token"] != session["refresh_token"]
-
-
-# --- the first administrator
-
-
-async def test_the_first_administrator_can_work(servers: EmbeddedMesh, service: Any, http: httpx2.AsyncClient) -> None:
-    file = servers.data_dir / "bootstrap.json"
-    assert file.stat().st_mode & 0o077 == 0
-    first = json.loads(file.read_text())
-    client = Acme(http)
-    answer = await client.post("-/auth/exchange_key", {"api_key": first["api_key"], "scope": first["workspace"]})
-    client.token = answer["token"]
-    identity = await client.post(f"{first['workspace']}/auth/who_am_i", {})
-    assert (identity["principal"], identity["level"]) == (first["principal"], "owner")

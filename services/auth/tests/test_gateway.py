@@ -175,8 +175,9 @@ async def test_the_log_is_followed_from_where_the_client_was(mesh: Mesh, http: h
     assert found[:2] == ["id: 7", "event: entry"]
     assert json.loads(found[2].removeprefix("data: "))["index"] == 7
     assert found[6] == ": nothing new"
-    starts = [(body["start"], body["filter"]) for _, body, _ in mesh.gateway.asked]
-    assert starts[:2] == [(7, {"category": "authentication"}), (9, {"category": "authentication"})]
+    starts = [(body["start"], body["wait_seconds"]) for _, body, _ in mesh.gateway.asked]
+    assert starts[:2] == [(7, 0), (9, 20)], "the answer begins at once; after that there is time"
+    assert all(body["filter"] == {"category": "authentication"} for _, body, _ in mesh.gateway.asked)
     assert len({headers["Request-Id"] for _, _, headers in mesh.gateway.asked}) == len(mesh.gateway.asked)
 
 

@@ -17,18 +17,14 @@ from pathlib import Path
 from typing import Final
 
 from wardmesh.contracts import ALL
-from wardmesh.contracts.operation import AnyContract
-from wardmesh.ids import Principal, RequestId, Scope
 from wardmesh.server.broker import GATEWAY
-from wardmesh.server.context import Call
 from wardmesh.server.http import serving
 from wardmesh.server.messaging import Messaging
 from wardmesh.server.ratelimit import Rate, RateLimiter
-from wardmesh.server.runtime import VERSION, OutboxAudit, Runtime
+from wardmesh.server.runtime import VERSION, Runtime
 from wardmesh.server.settings import read_seed
 from wardmesh_auth import buckets, handlers, openapi
 from wardmesh_auth.admission import Admission
-from wardmesh_auth.bootstrap import bootstrap
 from wardmesh_auth.callout import Callout
 from wardmesh_auth.connections import Connections
 from wardmesh_auth.gateway import Gateway
@@ -47,7 +43,6 @@ CALLOUT_USER: Final = "callout"
 SYSTEM_USER: Final = "system"
 ACCOUNT_ATTEMPTS: Final = Rate(per_second=1.0, burst=30)
 """Passwords tried on one account: a person's mistakes pass, a dictionary does not."""
-BOOTSTRAP_SECONDS: Final = 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -85,8 +80,6 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
 
         reconciler = Reconciler(PostgresLedger(runtime.database), board, runtime.revocations, _now)
         runtime.background("revocation reconciler", reconciler.run)
-        if settings.auth_bootstrap_file is not None:
-            await _bootstrap(runtime, settings.auth_bootstrap_file, sessions, identities)
 
         admission = Admission(sessions, runtime.authenticator, runtime.audit, _now)
         await respond(
@@ -139,23 +132,6 @@ async def _connected(
     runtime.background(f"broker connection of {user}", closed)
     runtime.health.add(user, check)
     return messaging
-
-
-async def _bootstrap(runtime: Runtime, path: Path, sessions: SessionService, identities: IdentityService) -> None:
-    outbox = OutboxAudit(runtime.outbox)
-
-    def new_call(contract: AnyContract, scope: Scope, principal: Principal) -> Call:
-        return Call(
-            contract,
-            scope=scope,
-            principal=principal,
-            request_id=RequestId.new(),
-            ends_at=asyncio.get_running_loop().time() + BOOTSTRAP_SECONDS,
-            trace_id=None,
-            outbox=outbox,
-        )
-
-    await bootstrap(path, sessions, identities, new_call)
 
 
 def _jwks(runtime: Runtime, issuer: TokenIssuer) -> list[dict[str, str]]:

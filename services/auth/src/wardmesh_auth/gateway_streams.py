@@ -4,8 +4,8 @@
     GET /v1/{scope}/webhooks/events        events of a group; each batch is acknowledged when the next one is asked for
 
 What always holds: every round is a request of its own through the service's gates, with the caller's token, so a
-stream ends with the token or its revocation. The first round is done before the answer begins, so that what is
-refused is refused with its own status.
+stream ends with the token or its revocation. The first round waits for nothing and is done before the answer begins, so
+that what is refused is refused with its own status.
 
 On failure: an event `problem` with the problem document, and the end of the stream; the client connects again.
 """
@@ -71,10 +71,11 @@ class Streams:
             start = int(last) + 1
 
         async def rounds() -> AsyncIterator[bytes]:
-            next_start = start
+            next_start, wait = start, 0.0
             while True:
-                body = {"filter": query, "start": next_start, "wait_seconds": WAIT_SECONDS}
+                body = {"filter": query, "start": next_start, "wait_seconds": wait}
                 found = await self._round(asked, body)
+                wait = WAIT_SECONDS
                 next_start = found["next_start"]
                 yield b"".join(_event("entry", entry["index"], entry) for entry in found["entries"]) or _KEEP_ALIVE
 
@@ -86,8 +87,10 @@ class Streams:
 
         async def rounds() -> AsyncIterator[bytes]:
             acks: list[str] = []
+            wait = 0.0
             while True:
-                found = await self._round(asked, {**query, "acks": acks, "wait_seconds": WAIT_SECONDS})
+                found = await self._round(asked, {**query, "acks": acks, "wait_seconds": wait})
+                wait = WAIT_SECONDS
                 # Acknowledged in the next round: by then the batch has been written to the socket.
                 acks = [event.pop("ack") for event in found["events"]]
                 yield b"".join(_event("event", event["id"], event) for event in found["events"]) or _KEEP_ALIVE

@@ -29,8 +29,6 @@ class Settings(ServiceSettings):
     auth_http_port: Annotated[int, Field(ge=0, le=65535)] = 8080
     auth_sign_up: Literal["open", "closed"] = "open"
     """Whether anybody may create an organization."""
-    auth_bootstrap_file: Path | None = None
-    """Where the first administrator's credential is put, once, if this mesh has none yet; none, nowhere."""
     auth_password_threads: Annotated[int, Field(ge=1, le=64)] = 2
     """Password hashes computed at once; each takes 64 MiB and a core."""
     auth_logins_per_second: Annotated[float, Field(gt=0)] = 5.0
