@@ -15,6 +15,7 @@ from nats.js.errors import NotFoundError
 from wardmesh.contracts.audit import AuditEvent, SealedEntries
 from wardmesh.errors import ServiceUnavailable
 from wardmesh.ids import OrgId, Scope
+from wardmesh.server import pulling
 from wardmesh.server.database import Database
 from wardmesh.server.messages import OutboundMessage
 from wardmesh.server.messaging import Messaging
@@ -78,7 +79,7 @@ def sealing(servers: EmbeddedMesh) -> Sealing:
     async def running(seal: Seal) -> AsyncIterator[None]:
         seed = read_seed(servers.layout.identities.seed_file("audit"))
         broker = sealing_broker([servers.nats_url], seed=seed, seal=seal)
-        await broker.start()
+        await pulling.start(broker, lost=lambda: None)
         try:
             yield
         finally:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
+from wardmesh.server import pulling
 from wardmesh.server.runtime import Runtime
 from wardmesh.server.settings import read_seed
 from wardmesh_audit import handlers, streams
@@ -42,7 +43,7 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
         ca_file=settings.nats_ca_file,
         closed=closed,
     )
-    await broker.start()
+    await pulling.start(broker, lost=lambda: runtime.fail("the sealer's consumer does not answer"))
     try:
         yield
     finally:

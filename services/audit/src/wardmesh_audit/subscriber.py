@@ -1,11 +1,11 @@
 """Brings the messages of stream AUDIT to the sealer: a FastStream subscriber, so that AsyncAPI documents it.
 
     broker = sealing_broker(settings…, sealer.seal, closed=…)
-    await broker.start()    …    await broker.stop()
+    await pulling.start(broker, lost=…)    …    await broker.stop()
 
 What always holds: nothing is acknowledged but by hand, after the commit. The consumer is durable and shared, so any
 number of processes divide the work; it has no limit of what is under way, because a scope that waits for repair must
-not use up the places of all others. A batch is handed on when it is full or `BATCH_SECONDS` old.
+not use up the places of all others. Start it with `pulling.start`, which hands batches on at once and loses none.
 
 When the connection is closed for good, FastStream's pull loop spins without ever waiting: `closed` must end the
 process.
@@ -37,8 +37,8 @@ from wardmesh.server.messaging import RECONNECT_WAIT_SECONDS, tls_context
 CONSUMER: Final = "sealer"
 BATCH_MESSAGES: Final = 128
 """Of up to a megabyte each, in memory at once."""
-BATCH_SECONDS: Final = 0.1
-"""How long a batch may gather: it bounds how late a lone event is sealed, and how often an idle sealer asks."""
+PULL_SECONDS: Final = 5.0
+"""How long an idle sealer waits before it asks again."""
 ACK_WAIT_SECONDS: Final = 30.0
 """Longer than a transaction may take; a sealer that died is noticed after it."""
 INBOX: Final = "_INBOX.audit"
@@ -129,7 +129,7 @@ def sealing_broker(
         config=ConsumerConfig(
             ack_policy=ConsumerAckPolicy.EXPLICIT, ack_wait=ACK_WAIT_SECONDS, max_deliver=-1, max_ack_pending=-1
         ),
-        pull_sub=PullSub(batch_size=BATCH_MESSAGES, timeout=BATCH_SECONDS, batch=True),
+        pull_sub=PullSub(batch_size=BATCH_MESSAGES, timeout=PULL_SECONDS, batch=True),
         ack_policy=AckPolicy.MANUAL,
         inbox_prefix=f"{INBOX}.".encode(),
         decoder=_as_delivered,

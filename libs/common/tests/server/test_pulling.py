@@ -1,0 +1,145 @@
+"""FastStream's batches on a real broker: prompt, and nothing pulled is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import nats.errors
+import pytest
+from faststream import AckPolicy
+from faststream.message import StreamMessage
+from faststream.nats import JStream, NatsBroker, PullSub
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import ConsumerConfig
+
+from wardmesh.server import pulling
+from wardmesh.server.pulling import PromptFetch
+
+
+class Received:
+    """What arrived, and when."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[bytes]] = []
+        self.arrived = asyncio.Event()
+
+    async def take(self, messages: list[Msg]) -> None:
+        self.batches.append([message.data for message in messages])
+        for message in messages:
+            await message.ack()
+        self.arrived.set()
+
+
+async def raw(message: StreamMessage[list[Msg]]) -> list[Msg]:
+    return message.raw_message
+
+
+@asynccontextmanager
+async def reading(url: str, stream: str, timeout: float, lost: list[str]) -> AsyncIterator[Received]:
+    received = Received()
+    broker = NatsBroker(url, apply_types=False, logger=None)
+
+    @broker.subscriber(
+        f"{stream}.>",
+        stream=JStream(stream, declare=False),
+        durable="reader",
+        config=ConsumerConfig(ack_wait=30.0),
+        pull_sub=PullSub(batch_size=64, timeout=timeout, batch=True),
+        ack_policy=AckPolicy.MANUAL,
+        decoder=raw,
+    )
+    async def read(messages: list[Msg]) -> None:
+        await received.take(messages)
+
+    await pulling.start(broker, lost=lambda: lost.append("lost"))
+    yield received
+    await broker.stop()
+
+
+@pytest.fixture
+async def stream(nats_client: Client) -> AsyncIterator[str]:
+    name = f"S{uuid4().hex}"
+    await nats_client.jetstream().add_stream(name=name, subjects=[f"{name}.>"])
+    yield name
+    await nats_client.jetstream().delete_stream(name)
+
+
+async def test_a_lone_message_does_not_wait_for_company(bare_nats: Any, nats_client: Client, stream: str) -> None:
+    loop = asyncio.get_running_loop()
+    async with reading(bare_nats.url, stream, 5.0, []) as received:
+        await asyncio.sleep(0.2)
+        started = loop.time()
+        await nats_client.jetstream().publish(f"{stream}.x", b"1")
+        await asyncio.wait_for(received.arrived.wait(), 1)
+        assert loop.time() - started < 0.5
+
+
+async def test_nothing_that_was_pulled_is_lost(bare_nats: Any, nats_client: Client, stream: str) -> None:
+    """Pulls so short that their ends and the messages meet all the time; a lost one would come after 30 s."""
+    choose = random.Random(7)
+    jetstream = nats_client.jetstream()
+    async with reading(bare_nats.url, stream, 0.02, []) as received, asyncio.timeout(20):
+        for number in range(300):
+            received.arrived.clear()
+            await jetstream.publish(f"{stream}.x", b"%d" % number)
+            await received.arrived.wait()
+            await asyncio.sleep(choose.random() * 0.04)
+    assert [data for batch in received.batches for data in batch] == [b"%d" % number for number in range(300)]
+
+
+async def test_batches_grow_with_the_load(bare_nats: Any, nats_client: Client, stream: str) -> None:
+    jetstream = nats_client.jetstream()
+    for number in range(200):
+        await jetstream.publish(f"{stream}.x", b"%d" % number)
+    async with reading(bare_nats.url, stream, 5.0, []) as received, asyncio.timeout(5):
+        while sum(map(len, received.batches)) < 200:
+            await asyncio.sleep(0.01)
+    assert len(received.batches) < 20
+
+
+async def test_a_consumer_that_is_gone_is_reported(
+    bare_nats: Any, nats_client: Client, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulling, "FAILED_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(pulling, "LOST_SECONDS", 0.2)
+    lost: list[str] = []
+    async with reading(bare_nats.url, stream, 0.3, lost):
+        await nats_client.jetstream().delete_consumer(stream, "reader")
+        async with asyncio.timeout(10):
+            while not lost:
+                await asyncio.sleep(0.05)
+
+
+class Failing:
+    """A subscription whose every fetch ends in `error`."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    async def fetch(self, _batch: int, _timeout: float | None, _heartbeat: float | None) -> list[Msg]:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (TimeoutError(), nats.errors.TimeoutError),
+        (nats.errors.TimeoutError(), nats.errors.TimeoutError),
+        (nats.errors.NoRespondersError(), nats.errors.TimeoutError),
+        (nats.errors.ConnectionClosedError(), nats.errors.ConnectionClosedError),
+    ],
+)
+async def test_what_ends_a_fetch_is_what_faststream_expects(
+    error: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulling, "FAILED_PAUSE_SECONDS", 0.0)
+    fetch = PromptFetch(Failing(error), 64, lambda: None).fetch  # type: ignore[arg-type]
+    with pytest.raises(expected) as caught:
+        await fetch(64, 5.0)
+    assert type(caught.value) is expected
