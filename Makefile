@@ -56,10 +56,13 @@ lint: .venv/ready ## Format, lint, type and import rules
 	@$(BIN)/mypy --no-error-summary libs/*/src services/*/src
 	@$(BIN)/lint-imports --no-cache --no-logo >.venv/imports.log || { cat .venv/imports.log; exit 1; }
 
-lock: .venv/ready ## Resolve requirements.lock anew (names no host)
-	@$(BIN)/uv pip compile libs/*/pyproject.toml services/*/pyproject.toml --group pyproject.toml:dev --all-extras \
-	  --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --upgrade \
-	  $(DISTS:%=--no-emit-package %) -o requirements.lock
+LOCK := $(BIN)/uv pip compile --universal --generate-hashes --no-header --no-annotate --quiet $(DISTS:%=--no-emit-package %)
+
+lock: .venv/ready ## Resolve requirements.lock anew, and the images' part of it (names no host)
+	@$(LOCK) --upgrade libs/*/pyproject.toml services/*/pyproject.toml --all-extras --group pyproject.toml:dev \
+	  --python-version 3.11 -o requirements.lock
+	@$(LOCK) services/*/pyproject.toml --python-version 3.11 --constraints requirements.lock -o infra/requirements.lock
+	@$(LOCK) --group pyproject.toml:build --python-version 3.11 --constraints requirements.lock -o infra/build.lock
 
 docs: .venv/ready ## Write the OpenAPI and AsyncAPI pages from the contracts
 	@$(BIN)/wardmesh docs docs/api
