@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from wardmesh_cli.commands import audit, bridge, event, key, people, secret, session, up, webhook, workspace
+from wardmesh_cli.commands import audit, bridge, event, key, people, secret, session, status, up, webhook, workspace
 
 
 def build() -> typer.Typer:
@@ -17,6 +17,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     up.register(app)
+    status.register(app)
     session.register(app)
     app.add_typer(secret.app, name="secret")
     app.add_typer(key.app, name="key")

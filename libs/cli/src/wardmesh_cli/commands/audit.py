@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from wardmesh.contracts.audit import Entry, Filter, Outcome
-from wardmesh_cli.commanding import Run, mesh_command
+from wardmesh import Mesh
+from wardmesh.audit_export import ExportIncomplete, export_log, verify_export
+from wardmesh.contracts.audit import Checkpoint, Entry, Filter, Leaves, Outcome
+from wardmesh.crypto.errors import CryptoError
+from wardmesh_cli.commanding import Run, local_command, mesh_command
 from wardmesh_cli.connecting import Where
+from wardmesh_cli.failures import FAILED, CommandFailed, UsageFailed
 from wardmesh_cli.output import BAD, DOUBTFUL, GOOD, Styled, timestamp
 from wardmesh_cli.parameters import ActorOption, CategoryOption, LimitOption, RequestOption
 from wardmesh_cli.streaming import CountOption, SecondsOption, until
@@ -102,6 +108,77 @@ async def checkpoint(run: Run) -> None:
     else:
         run.out.raw(signed.note.encode())
         run.out.note(f"verifier key: {signed.verifier_key}")
+
+
+@mesh_command(app, "export", where=Where.EITHER)
+async def export(
+    run: Run, folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="New or empty.", file_okay=False)]
+) -> None:
+    """Write the whole log as files (C2SP tlog-tiles) that anybody can verify without us."""
+    out = run.out
+    try:
+        done = await export_log(Log(run.mesh), folder)
+    except FileExistsError:
+        raise CommandFailed(f"{folder} is not empty.", "Export into a new folder.") from None
+    except ExportIncomplete as error:
+        raise CommandFailed(
+            f"The log gave out {error.written} of the {error.size} entries that its checkpoint says.",
+            f"See what is missing: wardmesh audit verify {folder}",
+        ) from error
+    if out.as_json:
+        out.document({"folder": str(done.folder), "size": done.size, "verifier_key": done.verifier_key})
+    else:
+        out.line(f"exported {done.size} entries to {done.folder}")
+        out.note(f"next: wardmesh audit verify {done.folder} --key {done.verifier_key}", "dim")
+
+
+@local_command(app, "verify")
+async def verify(
+    run: Run,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="An export.", exists=True, file_okay=False)],
+    key: Annotated[
+        str | None, typer.Option("--key", help="The log's verifier key, from elsewhere than the export.")
+    ] = None,
+) -> None:
+    """Verify an export: offline, with no credential. Fails if anything was changed, dropped or added."""
+    try:
+        report = verify_export(folder, key)
+    except CryptoError as error:
+        raise UsageFailed(
+            f"This is no verifier key: {error}.", "It is the line that `audit checkpoint` shows."
+        ) from error
+    if run.out.as_json:
+        run.out.document(
+            {
+                "sound": report.is_sound,
+                "origin": report.origin,
+                "size": report.size,
+                "root": report.root.hex(),
+                "key": report.verifier_key,
+                "key_is_pinned": report.key_is_pinned,
+                "entries_checked": report.entries_checked,
+                "tiles_checked": report.tiles_checked,
+                "damage": report.damage and asdict(report.damage),
+            }
+        )
+    else:
+        for line in report.lines():
+            run.out.line(line, BAD if line.startswith("DAMAGED") else GOOD if line.startswith("sound") else "")
+    if not report.is_sound:
+        raise typer.Exit(FAILED)
+
+
+class Log:
+    """The log as an export reads it."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+
+    async def checkpoint(self) -> Checkpoint:
+        return await self._mesh.audit.checkpoint()
+
+    async def leaves(self, *, start: int, limit: int) -> Leaves:
+        return await self._mesh.audit.leaves_page(start=start, limit=limit)
 
 
 def cells(entry: Entry) -> tuple[int | datetime | Styled | str | None, ...]:

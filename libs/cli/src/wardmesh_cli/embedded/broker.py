@@ -2,7 +2,8 @@
 
 What always holds: the configuration contains public keys only. Every client that isn't one of the static users is
 delegated to the auth callout, sealed to its curve key; if the auth service is away, nobody gets in. JetStream
-acknowledges what the disk has. The monitoring port listens on the loopback address only.
+acknowledges what the disk has, and lives in an account that only the provisioner is a user of; the others reach what
+`stream_imports` lists, and what the broker answers them stays in their account. The monitoring port listens on the loopback address only.
 
 On failure: `nats-server` refuses a wrong configuration when it starts, and its log says where.
 """
@@ -15,12 +16,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from wardmesh.server.broker import Permissions, SubjectRules, inbox_prefix
+from wardmesh.server.broker import (
+    ACCOUNT,
+    STREAMS_ACCOUNT,
+    Permissions,
+    SubjectRules,
+    account_of,
+    inbox_prefix,
+    stream_imports,
+)
 from wardmesh_cli.embedded.ports import LOOPBACK
 from wardmesh_cli.embedded.processes import Launch, ProcessSpec, http_ready
 from wardmesh_cli.embedded.programs import script
 
-ACCOUNT: Final = "APP"
 CALLOUT_ACCOUNT: Final = "AUTH"
 SYSTEM_ACCOUNT: Final = "SYS"
 CALLOUT_USER: Final = "callout"
@@ -30,6 +38,8 @@ MAX_PAYLOAD_BYTES: Final = 1024 * 1024
 """The server's default, written down: contracts declare bodies below it."""
 AUTH_TIMEOUT_SECONDS: Final = 5
 """How long a connect may wait for the callout's answer: the auth service may be verifying a password hash meanwhile."""
+POLL_SECONDS: Final = 60
+"""How long the broker remembers where a pull's messages go: longer than any poll waits (30 s), with room."""
 STOP_TIMEOUT_SECONDS: Final = 15.0
 READY_TIMEOUT_SECONDS: Final = 30.0
 
@@ -102,12 +112,11 @@ def render(config: BrokerConfig) -> str:
         "jetstream": {"store_dir": str(config.store_dir), "sync_interval": "always"},
         "system_account": SYSTEM_ACCOUNT,
         "accounts": {
-            ACCOUNT: {
+            ACCOUNT: {"users": _users(config, ACCOUNT), "imports": _imports()},
+            STREAMS_ACCOUNT: {
                 "jetstream": "enabled",
-                "users": [
-                    {"nkey": keys.static_users[name], "permissions": _permissions(permissions)}
-                    for name, permissions in config.permissions.items()
-                ],
+                "users": _users(config, STREAMS_ACCOUNT),
+                "exports": _exports(),
             },
             CALLOUT_ACCOUNT: {"users": [{"nkey": keys.callout_user, "permissions": _permissions(CALLOUT_PERMISSIONS)}]},
             SYSTEM_ACCOUNT: {"users": [{"nkey": keys.system_user, "permissions": _permissions(SYSTEM_PERMISSIONS)}]},
@@ -160,6 +169,35 @@ def process(config: BrokerConfig, *, config_file: Path, log_file: Path) -> Proce
         ready_timeout_seconds=READY_TIMEOUT_SECONDS,
         stop_timeout_seconds=STOP_TIMEOUT_SECONDS,
     )
+
+
+def _users(config: BrokerConfig, account: str) -> list[dict[str, Any]]:
+    return [
+        {"nkey": config.keys.static_users[name], "permissions": _permissions(permissions)}
+        for name, permissions in config.permissions.items()
+        if account_of(name) == account
+    ]
+
+
+def _exports() -> list[dict[str, Any]]:
+    offered, only = stream_imports(), [ACCOUNT]
+    polls = {"response_type": "Stream", "response_threshold": f"{POLL_SECONDS}s"}
+    return [
+        *({"service": subject, "accounts": only} for subject in offered.requests),
+        *({"service": subject, "accounts": only} | polls for subject in offered.polls),
+        *({"stream": subject, "accounts": only} for subject in offered.deliveries),
+    ]
+
+
+def _imports() -> list[dict[str, Any]]:
+    offered = stream_imports()
+    return [
+        *(
+            {"service": {"account": STREAMS_ACCOUNT, "subject": subject}}
+            for subject in (*offered.requests, *offered.polls)
+        ),
+        *({"stream": {"account": STREAMS_ACCOUNT, "subject": subject}} for subject in offered.deliveries),
+    ]
 
 
 def _permissions(permissions: Permissions) -> dict[str, Any]:
