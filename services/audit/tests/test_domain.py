@@ -19,7 +19,7 @@ from wardmesh_audit import domain
 from wardmesh_audit.domain import Stored, decode_envelope, decode_leaf
 from wardmesh_audit.errors import LogDamaged, MalformedEnvelope
 
-SCOPE = WorkspaceId.new()
+SCOPE = WorkspaceId.parse("ws_01h455vb4pex5vsknk084sn02q")
 SUBJECT = AuditSubject(SCOPE, "secrets").format()
 
 json_values = st.recursive(
@@ -68,7 +68,7 @@ def test_of_two_events_with_one_id_the_first_counts() -> None:
 
 @pytest.mark.parametrize(
     "subject",
-    ["audit.*.secrets", "audit.>", "audit.ws_1.secrets", "audit.secrets", f"audit.{UserId.new()}.secrets", "audit..x",
+    ["audit.*.secrets", "audit.>", "audit.ws_1.secrets", "audit.secrets", "audit.usr_01h455vb4pex5vsknk084sn02q.secrets", "audit..x",
      f"audit.{SCOPE}.secrets.more", f"audit.{SCOPE}.*", f"rpc.{SCOPE}.secrets"],
 )  # fmt: skip
 def test_a_forged_subject_is_nobodys(subject: str) -> None:

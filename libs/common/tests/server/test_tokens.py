@@ -17,7 +17,10 @@ from wardmesh.ids import AgentId, OrgId, WorkspaceId
 from wardmesh.server.tokens import ALGORITHM, check_not_revoked, import_key, verify
 
 NOW = 1_800_000_000
-AGENT, ORG, WORKSPACE = AgentId.new(), OrgId.new(), WorkspaceId.new()
+# Fixed, because they are in the names of tests.
+AGENT = AgentId.parse("agt_01h455vb4pex5vsknk084sn02q")
+ORG = OrgId.parse("org_01h455vb4pex5vsknk084sn02q")
+WORKSPACE = WorkspaceId.parse("ws_01h455vb4pex5vsknk084sn02q")
 KEY = OKPKey.generate_key("Ed25519")
 OTHER = OKPKey.generate_key("Ed25519")
 
