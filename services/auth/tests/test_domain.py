@@ -169,6 +169,15 @@ def test_a_key_of_a_mere_operator_of_the_organization_reaches_no_workspace() -> 
     assert rights_of_key(key, WORKSPACE, Levels(Level.ADMIN, Level.MEMBER)) is None
 
 
+def test_a_list_that_grants_in_the_organization_only_narrows_in_its_workspaces() -> None:
+    maker = Holder(UserId.new(), Level.OWNER, frozenset(PERMISSIONS))
+    key = key_of(maker, ORG, Level.RESTRICTED, frozenset({"workspace.list", "secret.write"}))
+    assert key.granting
+    rights = rights_of_key(key, WORKSPACE, Levels(Level.VIEWER, Level.RESTRICTED))
+    assert rights is not None
+    assert rights.permissions(SERVICE) == {"workspace.list"}
+
+
 def test_permissions_that_no_operation_needs_or_an_agent_may_not_hold_are_named() -> None:
     assert unknown_permissions(["secret.read", "world.rule"], SERVICE) == ("world.rule",)
     assert unknown_permissions(["key.create"], AgentId.new()) == ("key.create",)
@@ -209,9 +218,13 @@ def test_a_session_that_has_ended_refreshes_nothing() -> None:
     assert judge_refresh(session(1), StoredRefreshToken(1, NOW), NOW) is Refreshing.ENDED
 
 
-@given(left=st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=400)))
-def test_nothing_outlives_the_credential_behind_it(left: timedelta) -> None:
+@given(
+    left=st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=400)),
+    lifetime=st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=1)),
+)
+def test_nothing_outlives_the_credential_behind_it(left: timedelta, lifetime: timedelta) -> None:
     assert token_expiry(NOW, NOW + left) <= min(NOW + left, NOW + ACCESS_TOKEN_LIFETIME)
+    assert token_expiry(NOW, NOW + left, lifetime) == NOW + min(left, lifetime, ACCESS_TOKEN_LIFETIME)
     assert refresh_expiry(NOW + left, NOW) <= NOW + left
 
 

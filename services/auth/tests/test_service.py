@@ -161,6 +161,16 @@ async def test_a_key_does_not_rise_with_its_principal_above_its_maker(auth, acme
     assert (await auth.exchange(key)).level is Level.OPERATOR
 
 
+async def test_a_narrow_key_shrinks_with_its_principal(auth, acme) -> None:
+    _, owner = acme
+    account, key = await auth.service(owner, "member", ("identity.read", "event.publish"))
+    assert (await auth.exchange(key)).permissions == {"identity.read", "event.publish"}
+    for level, left in (("viewer", {"identity.read"}), ("restricted", set())):
+        await set_level(auth, owner, account.id, level)
+        auth.clock.tick(seconds=2)
+        assert (await auth.exchange(key)).permissions == left
+
+
 async def test_permissions_that_mean_nothing_are_named(auth, acme) -> None:
     _, owner = acme
     agent = await create_agent(auth, owner)

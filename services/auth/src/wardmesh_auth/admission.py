@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
 from wardmesh.contracts.audit import AuditEvent, Outcome
@@ -23,7 +23,7 @@ from wardmesh.errors import WardmeshError
 from wardmesh.ids import EventId, KeyId, OrgId, Principal, Scope, SessionId, UserId, parse_scope
 from wardmesh.server.authenticator import Authenticator
 from wardmesh_auth.callout import ConnectRequest, Decision, Grant, Refusal
-from wardmesh_auth.domain import token_expiry
+from wardmesh_auth.domain import ACCESS_TOKEN_LIFETIME, token_expiry
 from wardmesh_auth.sessions import KeyVerdict
 
 ACTION: Final = "connection.open"
@@ -53,12 +53,19 @@ class Admission:
     """Decides about connects. `decide` is what `Callout` is given."""
 
     def __init__(
-        self, keys: KeyChecker, authenticator: Authenticator, audit: AuditQueue, clock: Callable[[], datetime]
+        self,
+        keys: KeyChecker,
+        authenticator: Authenticator,
+        audit: AuditQueue,
+        clock: Callable[[], datetime],
+        *,
+        lifetime: timedelta = ACCESS_TOKEN_LIFETIME,
     ) -> None:
         self._keys = keys
         self._authenticator = authenticator
         self._audit = audit
         self._clock = clock
+        self._lifetime = lifetime
 
     async def decide(self, request: ConnectRequest) -> Decision:
         """Return a grant of exactly the scope that was asked for, or a refusal."""
@@ -90,14 +97,14 @@ class Admission:
         if verdict.rights is None:
             return Refusal(verdict.refusal or "the key does not reach that scope")
         seen.scope = scope
-        return Grant(scope, key.principal, key.id, token_expiry(self._clock(), key.expires_at))
+        return Grant(scope, key.principal, key.id, token_expiry(self._clock(), key.expires_at, self._lifetime))
 
     def _with_token(self, text: str, scope: Scope, seen: _Seen) -> Decision:
         caller = self._authenticator.authenticate(text)
         seen.scope, seen.actor, seen.targets = caller.scope, caller.principal, (caller.credential_id,)
         if caller.scope != scope:
             return Refusal("the access token is for another scope")
-        expires_at = token_expiry(self._clock(), datetime.fromtimestamp(caller.expires_at, UTC))
+        expires_at = token_expiry(self._clock(), datetime.fromtimestamp(caller.expires_at, UTC), self._lifetime)
         return Grant(scope, caller.principal, _credential(caller.credential_id), expires_at)
 
     async def _record(self, request: ConnectRequest, seen: _Seen, decision: Decision) -> None:

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -55,7 +55,9 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
         callout = await _connected(stack, runtime, settings, CALLOUT_USER, settings.auth_callout_seed_file)
         forwarding = await _connected(stack, runtime, settings, GATEWAY, settings.auth_gateway_seed_file)
 
-        issuer = TokenIssuer(read_signing_key(settings.auth_signing_key_file), issuer=settings.issuer)
+        lifetime = timedelta(seconds=settings.auth_token_seconds)
+        signing_key = read_signing_key(settings.auth_signing_key_file)
+        issuer = TokenIssuer(signing_key, issuer=settings.issuer, lifetime=lifetime)
         await buckets.declare(runtime.messaging, replicas=settings.stream_replicas)
         await buckets.publish_key(runtime.messaging, issuer.kid, published_jwk(issuer.kid, issuer.public_jwk))
 
@@ -81,7 +83,7 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
         reconciler = Reconciler(PostgresLedger(runtime.database), board, runtime.revocations, _now)
         runtime.background("revocation reconciler", reconciler.run)
 
-        admission = Admission(sessions, runtime.authenticator, runtime.audit, _now)
+        admission = Admission(sessions, runtime.authenticator, runtime.audit, _now, lifetime=lifetime)
         await respond(
             callout.nats,
             Callout(

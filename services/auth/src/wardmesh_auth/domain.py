@@ -261,7 +261,9 @@ def refresh_expiry(session_expires_at: datetime, now: datetime) -> datetime:
     return min(now + REFRESH_TOKEN_LIFETIME, session_expires_at)
 
 
-def token_expiry(now: datetime, credential_expires_at: datetime | None) -> datetime:
+def token_expiry(
+    now: datetime, credential_expires_at: datetime | None, lifetime: timedelta = ACCESS_TOKEN_LIFETIME
+) -> datetime:
     """Return until when an access token or a connection counts: never longer than the credential behind it."""
-    latest = now + ACCESS_TOKEN_LIFETIME
+    latest = now + min(lifetime, ACCESS_TOKEN_LIFETIME)
     return latest if credential_expires_at is None else min(latest, credential_expires_at)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from wardmesh.server.settings import ServiceSettings
+from wardmesh_auth.domain import ACCESS_TOKEN_LIFETIME
 
 
 class Settings(ServiceSettings):
@@ -27,6 +28,10 @@ class Settings(ServiceSettings):
     """The nkey user that forwards HTTP callers' requests."""
     auth_http_host: str = "127.0.0.1"
     auth_http_port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    auth_token_seconds: Annotated[int, Field(ge=5, le=round(ACCESS_TOKEN_LIFETIME.total_seconds()))] = round(
+        ACCESS_TOKEN_LIFETIME.total_seconds()
+    )
+    """How long an access token counts, and a connection to the broker stays without showing its credential again."""
     auth_sign_up: Literal["open", "closed"] = "open"
     """Whether anybody may create an organization."""
     auth_password_threads: Annotated[int, Field(ge=1, le=64)] = 2

@@ -9,7 +9,7 @@ On failure: `SigningKeyError` when the key file holds anything but one Ed25519 p
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +22,7 @@ from wardmesh.crypto.encoding import base64url_encode
 from wardmesh.crypto.jwk import to_jwk
 from wardmesh.ids import KeyId, OrgId, Principal, Scope, SessionId, TokenId, WorkspaceId
 from wardmesh.server.tokens import ALGORITHM, AUDIENCE, Claims, Confirmation, HolderJwk
-from wardmesh_auth.domain import Rights, token_expiry
+from wardmesh_auth.domain import ACCESS_TOKEN_LIFETIME, Rights, token_expiry
 
 TOKEN_TYPE: Final = "at+jwt"  # noqa: S105 - RFC 9068: an access token, so that no other JWT of ours passes for one
 
@@ -56,19 +56,21 @@ class Subject:
 class TokenIssuer:
     """Signs access tokens."""
 
-    def __init__(self, key: Ed25519PrivateKey, *, issuer: str) -> None:
+    def __init__(self, key: Ed25519PrivateKey, *, issuer: str, lifetime: timedelta = ACCESS_TOKEN_LIFETIME) -> None:
         self.public_jwk = to_jwk("Ed25519", key.public_key().public_bytes_raw())
         private = OKPKey.import_key({**self.public_jwk, "d": base64url_encode(key.private_bytes_raw())})
         self.kid = private.thumbprint()
         self._key = private
         self._issuer = issuer
+        self._lifetime = lifetime
 
     def issue(self, subject: Subject, now: datetime) -> Issued:
         """Return a signed token for `subject`."""
         token_id = TokenId.new()
         issued_at = int(now.timestamp())
         # Whole seconds, rounded down, so that neither the lifetime nor the credential is outlived.
-        expires_at = int(token_expiry(now.replace(microsecond=0), subject.credential_expires_at).timestamp())
+        latest = token_expiry(now.replace(microsecond=0), subject.credential_expires_at, self._lifetime)
+        expires_at = int(latest.timestamp())
         rights, holder_key = subject.rights, subject.holder_key
         claims = Claims(
             iss=self._issuer,
