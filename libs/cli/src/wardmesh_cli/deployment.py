@@ -6,8 +6,8 @@
 
 What always holds: what was made once is never made again, so a second run leaves a running mesh its keys; only the
 configurations are written anew, as they follow from the version. The folder is closed to others. The files in it that
-containers are given are readable to anybody who gets that far: a container runs as a user of its own, whose number
-nobody here knows, and reaches only the files that are mounted into it. The authority's key is given to none.
+containers are given are readable to anybody who gets that far: a container's user is another than whoever runs this,
+and reaches only the files that are mounted for it. The authority's key is given to none.
 
 On failure: `IdentityMissing` names a file that has to be restored; `ValueError` for a host that is none.
 """
@@ -93,6 +93,8 @@ def _cluster(node: str) -> dict[str, Any]:
     return {
         "name": "wardmesh",
         "listen": f"{ANYWHERE}:{CLUSTER_PORT}",
+        # By name: certificates are for names, and an address would be gossiped otherwise.
+        "advertise": f"{node}:{CLUSTER_PORT}",
         "routes": [f"nats://{other}:{CLUSTER_PORT}" for other in NODES if other != node],
         # Clients outside can't reach the nodes' own addresses; they are told all three that are published.
         "no_advertise": True,
