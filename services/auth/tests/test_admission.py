@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fake_identities import FakeAudit
 
 from wardmesh.contracts import auth as contracts
 from wardmesh.errors import InternalError
 from wardmesh.ids import KeyId, OrgId, SessionId, UserId, WorkspaceId
+from wardmesh_auth.admission import Admission
 from wardmesh_auth.callout import ConnectRequest, Grant, Refusal
-from wardmesh_auth.domain import ACCESS_TOKEN_LIFETIME
+from wardmesh_auth.domain import ACCESS_TOKEN_LIFETIME, Rights
+from wardmesh_auth.tokens import Subject, TokenIssuer
 
 
 def request(user: str, password: str) -> ConnectRequest:
@@ -59,6 +64,25 @@ async def test_a_connection_does_not_outlive_its_credential(auth, owner) -> None
     assert isinstance(decision, Grant)
     assert decision.expires_at is not None
     assert decision.expires_at - auth.clock.now < ACCESS_TOKEN_LIFETIME
+
+
+async def test_connections_and_tokens_last_as_long_as_the_settings_say(auth, owner) -> None:
+    _account, key = await auth.service(owner, "member")
+    lifetime = timedelta(seconds=30)
+    admission = Admission(auth.sessions, auth, auth.audit, auth.clock, lifetime=lifetime)
+    decision = await admission.decide(request(owner.scope, key))
+    assert isinstance(decision, Grant)
+    assert decision.expires_at == auth.clock.now + lifetime
+    issuer = TokenIssuer(Ed25519PrivateKey.generate(), issuer="wardmesh", lifetime=lifetime)
+    subject = Subject(
+        owner.principal,
+        owner.organization,
+        owner.scope,
+        Rights(owner.level),
+        decision.credential,
+        auth.clock.now + timedelta(days=1),
+    )
+    assert issuer.issue(subject, auth.clock.now).expires_at - auth.clock.now <= lifetime
 
 
 @pytest.mark.parametrize("user", ["", "*", ">", "ws_*", "ws_x.>", "usr_01h455vb4pex5vsknk084sn02q", "APP"])

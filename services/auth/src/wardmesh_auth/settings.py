@@ -27,7 +27,9 @@ class Settings(ServiceSettings):
     auth_gateway_seed_file: Path
     """The nkey user that forwards HTTP callers' requests."""
     auth_http_host: str = "127.0.0.1"
+    """Where the gateway listens; TLS and the public name are a proxy's."""
     auth_http_port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """Its port; 0 takes a free one."""
     auth_token_seconds: Annotated[int, Field(ge=5, le=round(ACCESS_TOKEN_LIFETIME.total_seconds()))] = round(
         ACCESS_TOKEN_LIFETIME.total_seconds()
     )
@@ -37,5 +39,6 @@ class Settings(ServiceSettings):
     auth_password_threads: Annotated[int, Field(ge=1, le=64)] = 2
     """Password hashes computed at once; each takes 64 MiB and a core."""
     auth_logins_per_second: Annotated[float, Field(gt=0)] = 5.0
-    auth_logins_burst: Annotated[int, Field(ge=1)] = 50
     """One address's share, at the gateway, of the operations that carry a credential of their own."""
+    auth_logins_burst: Annotated[int, Field(ge=1)] = 50
+    """The same at once."""
