@@ -16,8 +16,9 @@ class Settings(ServiceSettings):
     key_file: Path
     """The key encryption key of signing secrets: 32 raw bytes. Without it, no source can be verified."""
     webhooks_http_host: str = "127.0.0.1"
+    """Where the door for other people's events listens; TLS and the public name are a proxy's."""
     webhooks_http_port: Annotated[int, Field(ge=0, le=65535)] = 8081
-    """The door for other people's events. 0 takes a free port."""
+    """Its port; 0 takes a free one."""
     webhooks_events_max_bytes: Annotated[int, Field(ge=1024 * 1024)] = 2 * 1024**3
     """What the stream may hold. When it is full, publishing is refused until something is old enough to go: nothing
     that was acknowledged makes room for something new."""

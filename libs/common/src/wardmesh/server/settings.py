@@ -31,23 +31,29 @@ class ServiceSettings(BaseSettings):
     nats_ca_file: Path | None = None
     """The authority that signed the broker's certificate, if the broker speaks TLS."""
     stream_replicas: Annotated[int, Field(ge=1, le=5)] = 1
+    """Copies that the broker keeps of each stream and bucket; 3 in a cluster."""
     database_url: SecretStr
+    """PostgreSQL, as the service's own login role."""
     database_password_file: Path | None = None
     """The password, if the URL names a role only."""
     health_host: str = "127.0.0.1"
+    """Where `/live` and `/ready` listen."""
     health_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """0 serves no health page; `nats micro ping` still works."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """From which level on the log has a line; no level shows a body."""
     issuer: str = "wardmesh"
+    """Who issues access tokens (`iss`); the same for all services of a mesh."""
     max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 256
     """Requests that one process has in hand; one more is answered `overloaded`."""
     max_long_polls: Annotated[int, Field(ge=1, le=100_000)] = 2_000
     """Of those that only wait for something to happen; they do not count as in hand."""
     calls_per_second: Annotated[float, Field(gt=0)] = 500.0
+    """One principal's share of one process, in the long run."""
     calls_burst: Annotated[int, Field(ge=1)] = 1000
-    """One principal's share of one process."""
+    """The same at once."""
     otlp_endpoint: str | None = None
-    """Where traces and metrics go; none, nowhere."""
+    """The collector that traces and metrics go to (OTLP over HTTP); none, nowhere."""
 
     def nats_servers(self) -> list[str]:
         return [server.strip() for server in self.nats_url.split(",") if server.strip()]
