@@ -68,7 +68,8 @@ def test_of_two_events_with_one_id_the_first_counts() -> None:
 
 @pytest.mark.parametrize(
     "subject",
-    ["audit.*.secrets", "audit.>", "audit.ws_1.secrets", "audit.secrets", "audit.usr_01h455vb4pex5vsknk084sn02q.secrets", "audit..x",
+    ["audit.*.secrets", "audit.>", "audit.ws_1.secrets", "audit.secrets", "audit..x",
+     "audit.usr_01h455vb4pex5vsknk084sn02q.secrets",
      f"audit.{SCOPE}.secrets.more", f"audit.{SCOPE}.*", f"rpc.{SCOPE}.secrets"],
 )  # fmt: skip
 def test_a_forged_subject_is_nobodys(subject: str) -> None:
