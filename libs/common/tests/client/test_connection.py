@@ -22,6 +22,7 @@ from wardmesh.errors import (
     ReplySubjectRefused,
     ServiceUnavailable,
     TokenExpired,
+    TokenRevoked,
     WardmeshError,
 )
 from wardmesh.ids import AgentId, OrgId
@@ -128,18 +129,19 @@ async def test_the_connection_is_replaced_before_the_token_expires_and_nothing_i
     assert len(set(services.holder_keys)) == len(services.holder_keys)
 
 
-async def test_an_expired_token_is_renewed_once(mesh, services) -> None:
+@pytest.mark.parametrize("refusal", [TokenExpired, TokenRevoked])
+async def test_an_expired_token_is_renewed_once(mesh, services, refusal) -> None:
     first = []
 
     def expired_at_first(request):
         first.append(request.headers["Authorization"])
-        return TokenExpired() if len(first) == 1 else NOBODY
+        return refusal() if len(first) == 1 else NOBODY
 
     services.on("auth.who_am_i", expired_at_first)
     await mesh.auth.who_am_i()
     assert len(set(first)) == 2
-    services.on("auth.who_am_i", TokenExpired())
-    with pytest.raises(TokenExpired):
+    services.on("auth.who_am_i", refusal())
+    with pytest.raises(refusal):
         await mesh.auth.who_am_i()
     assert len(services.asked("auth.exchange_key")) == 3
 

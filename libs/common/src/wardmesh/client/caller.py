@@ -1,7 +1,7 @@
 """A call: from a contract and a request to an answer or an error, through retries, renewals and reconnections.
 
 What always holds: a call ends by its deadline, and never later than `MAX_DEADLINE`. It is sent again only if that is
-safe (`retry.may_repeat`), under the same request id. An access token that expired on the way is renewed once.
+safe (`retry.may_repeat`), under the same request id. An access token that expired or was revoked on the way is renewed once.
 
 On failure: one of `wardmesh.errors`, which carries the request id.
 """
@@ -35,6 +35,7 @@ from wardmesh.errors import (
     InvalidRequest,
     ScopeMismatch,
     TokenExpired,
+    TokenRevoked,
     Undecryptable,
     WardmeshError,
     from_problem,
@@ -49,6 +50,7 @@ ResponseT = TypeVar("ResponseT", bound=Message)
 TokenT = TypeVar("TokenT", bound=AccessToken)
 
 _LONGEST_SECONDS: Final = MAX_DEADLINE.total_seconds()
+_SECOND: Final = 1.0
 _PATIENCE: Final = 0.5
 """The part of the time left after which a safe call is sent again unanswered: its service may have died with it."""
 
@@ -239,10 +241,12 @@ class _Attempts(Generic[ResponseT]):
     def pause_after(self, error: WardmeshError, jitter: float) -> float | None:
         """Return the seconds before the next attempt, or None if `error` is the end."""
         self._tries += 1
-        if isinstance(error, TokenExpired) and not self._renewals and self.grant is not None:
+        if isinstance(error, TokenExpired | TokenRevoked) and not self._renewals and self.grant is not None:
             self._renewals += 1
             self.expired = self.grant
-            return 0.0
+            # A principal whose level was lowered has its tokens revoked, not its key: the next one says the new level.
+            # It must be of a later second than the revocation.
+            return 0.0 if isinstance(error, TokenExpired) else _SECOND
         self._defects += isinstance(error, InternalError)
         if not may_repeat(error, repeatable=self.repeatable, defects=self._defects):
             return None
