@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from wardmesh_cli.commands import audit, bridge, event, key, people, secret, session, status, up, webhook, workspace
+from wardmesh_cli.commands import (
+    audit,
+    bridge,
+    doctor,
+    event,
+    init,
+    key,
+    people,
+    secret,
+    session,
+    status,
+    up,
+    webhook,
+    workspace,
+)
 
 
 def build() -> typer.Typer:
@@ -18,7 +32,9 @@ def build() -> typer.Typer:
     )
     up.register(app)
     status.register(app)
+    doctor.register(app)
     session.register(app)
+    init.register(app)
     app.add_typer(secret.app, name="secret")
     app.add_typer(key.app, name="key")
     app.add_typer(people.agent, name="agent")

@@ -54,6 +54,7 @@ class Profile(BaseModel):
 
     url: str
     """NATS addresses, joined by commas."""
+    websocket_url: str | None = None
     http_url: str | None = None
     """The gateway."""
     ingest_url: str | None = None

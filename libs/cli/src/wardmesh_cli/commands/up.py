@@ -121,6 +121,7 @@ async def settle(mesh: EmbeddedMesh, run: Run) -> tuple[Profile, Administrator |
     profile = before.model_copy(
         update={
             "url": mesh.nats_url,
+            "websocket_url": mesh.nats_websocket_url,
             "http_url": mesh.http_url,
             "ingest_url": mesh.ingest_url,
             "monitoring_url": mesh.nats_monitoring_url,
