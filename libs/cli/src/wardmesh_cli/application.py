@@ -7,6 +7,7 @@ import typer
 from wardmesh_cli.commands import (
     audit,
     bridge,
+    demo,
     doctor,
     event,
     init,
@@ -31,6 +32,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     up.register(app)
+    demo.register(app)
     status.register(app)
     doctor.register(app)
     session.register(app)
