@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
-from wardmesh.server import pulling
+from wardmesh.server import pulling, streams
 from wardmesh.server.runtime import Runtime
 from wardmesh.server.settings import read_seed
-from wardmesh_audit import handlers, streams
+from wardmesh_audit import handlers
 from wardmesh_audit.sealer import Sealer
 from wardmesh_audit.service import AuditService
 from wardmesh_audit.settings import Settings
@@ -24,9 +24,10 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     """The service, for as long as the block runs."""
     messaging = runtime.messaging
     signer = LogSigner.from_file(settings.log_name, settings.audit_log_key_file)
-    for stream in (streams.audit(settings.audit_stream_bytes), streams.SEALED, streams.DEAD):
-        await messaging.ensure_stream(stream, replicas=settings.stream_replicas)
-    memory = await BucketMemory.open(messaging.jetstream, replicas=settings.stream_replicas)
+    for stream in (streams.AUDIT, streams.SEALED, streams.DEAD):
+        await messaging.expect_stream(stream, replicas=settings.stream_replicas)
+    await messaging.expect_bucket(streams.CHECKPOINTS, replicas=settings.stream_replicas)
+    memory = await BucketMemory.open(messaging.jetstream)
     store = PostgresStore(runtime.database)
     service = AuditService(store, runtime.audit, NatsWakeups(messaging.nats), signer, memory, _now)
     handlers.bind(runtime.operations, service)

@@ -37,7 +37,6 @@ from wardmesh_audit import domain
 from wardmesh_audit.domain import Candidate, Envelope, Stored
 from wardmesh_audit.errors import LogDamaged, MalformedEnvelope
 from wardmesh_audit.ports import Emitter, LogStore, Publisher
-from wardmesh_audit.streams import DEAD_SUBJECT
 
 RETRY_SECONDS: Final = 1.0
 DAMAGED_RETRY_SECONDS: Final = 30.0
@@ -48,6 +47,7 @@ TRANSACTION_EVENTS: Final = 4_096
 TRANSACTION_BYTES: Final = 4 * 1024 * 1024
 """Of one scope's transaction; it must stay well within the database's time limits, or it would never succeed."""
 PUBLISH_ENTRIES: Final = 256
+DEAD_SUBJECT: Final = "dead.audit"
 MAX_DEAD_BYTES: Final = 960 * 1024
 """With the headers it must fit a message (1 MiB), or publishing it would cost us the connection."""
 

@@ -24,10 +24,10 @@ from wardmesh.crypto.errors import CryptoError
 from wardmesh.crypto.note import SignedNote, Signer
 from wardmesh.errors import ServiceUnavailable
 from wardmesh.ids import Scope
+from wardmesh.server.streams import CHECKPOINTS
 from wardmesh_audit.errors import LogDamaged
 from wardmesh_audit.ports import SignedMeanwhile
 from wardmesh_audit.proofs import Head, SignedHead
-from wardmesh_audit.streams import CHECKPOINTS, checkpoints
 
 _FAILURES: Final = (nats.errors.Error, nats.js.errors.Error, TimeoutError)
 
@@ -72,12 +72,9 @@ class BucketMemory:
         self._bucket = bucket
 
     @classmethod
-    async def open(cls, jetstream: JetStreamContext, *, replicas: int) -> BucketMemory:
-        """Return the memory, making the bucket if there is none."""
-        try:
-            return cls(await jetstream.key_value(CHECKPOINTS))
-        except nats.js.errors.NotFoundError:
-            return cls(await jetstream.create_key_value(checkpoints(replicas)))
+    async def open(cls, jetstream: JetStreamContext) -> BucketMemory:
+        """Return the memory; its bucket is there (`Messaging.expect_bucket`)."""
+        return cls(await jetstream.key_value(CHECKPOINTS))
 
     async def last(self, scope: Scope) -> tuple[SignedHead | None, int]:
         try:

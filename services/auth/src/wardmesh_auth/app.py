@@ -58,7 +58,8 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
         lifetime = timedelta(seconds=settings.auth_token_seconds)
         signing_key = read_signing_key(settings.auth_signing_key_file)
         issuer = TokenIssuer(signing_key, issuer=settings.issuer, lifetime=lifetime)
-        await buckets.declare(runtime.messaging, replicas=settings.stream_replicas)
+        for bucket in (buckets.JWKS, buckets.REVOCATIONS):
+            await runtime.messaging.expect_bucket(bucket, replicas=settings.stream_replicas)
         await buckets.publish_key(runtime.messaging, issuer.kid, published_jwk(issuer.kid, issuer.public_jwk))
 
         store, board = PostgresStore(runtime.database), buckets.RevocationBucket(runtime.messaging)

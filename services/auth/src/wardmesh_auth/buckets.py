@@ -10,33 +10,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 import nats.errors
 import nats.js.errors
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.kv import KeyValue
 
 from wardmesh.errors import ServiceUnavailable
-from wardmesh.server.broker import stream_of_bucket
 from wardmesh.server.messaging import Messaging
+from wardmesh.server.streams import JWKS, REVOCATIONS, REVOCATIONS_MAX_AGE
 from wardmesh_auth.revocation import KNOWN_FOR
 
-JWKS: Final = "jwks"
-REVOCATIONS: Final = "revocations"
-KEPT_FOR: Final = max(timedelta(hours=1), KNOWN_FOR)
-"""Longer than any token lives that a revocation could still concern."""
-MAX_VALUE_BYTES: Final = 4096
-MAX_BUCKET_BYTES: Final = 64 * 1024 * 1024
+__all__ = ["JWKS", "REVOCATIONS", "RevocationBucket", "publish_key"]
+
 POST_ATTEMPTS: Final = 5
 """Two replicas that post the same id at once: one of them reads again."""
 
-
-async def declare(messaging: Messaging, *, replicas: int) -> None:
-    """Make the buckets, or report where they are not as declared."""
-    await messaging.ensure_stream(_bucket(JWKS, None), replicas=replicas)
-    await messaging.ensure_stream(_bucket(REVOCATIONS, KEPT_FOR), replicas=replicas)
+if REVOCATIONS_MAX_AGE < KNOWN_FOR:
+    raise AssertionError("a revocation would be forgotten while a token that it concerns lives")
 
 
 async def publish_key(messaging: Messaging, kid: str, jwk: Mapping[str, str]) -> None:
@@ -82,22 +74,3 @@ class RevocationBucket:
         except nats.js.errors.KeyWrongLastSequenceError:
             return False  # somebody else was faster
         return True
-
-
-def _bucket(name: str, kept_for: timedelta | None) -> StreamConfig:
-    # What nats-py's create_key_value declares, through `ensure_stream`, which knows replicas and reports drift.
-    return StreamConfig(
-        name=stream_of_bucket(name),
-        subjects=[f"$KV.{name}.>"],
-        retention=RetentionPolicy.LIMITS,
-        storage=StorageType.FILE,
-        discard=DiscardPolicy.NEW,
-        max_msgs_per_subject=1,
-        max_msg_size=MAX_VALUE_BYTES,
-        max_bytes=MAX_BUCKET_BYTES,
-        max_age=None if kept_for is None else kept_for.total_seconds(),
-        duplicate_window=120.0,
-        allow_rollup_hdrs=True,
-        allow_direct=True,
-        deny_delete=True,
-    )

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
+from wardmesh.server import streams
 from wardmesh.server.fetching import Fetcher, FetchLimits
 from wardmesh.server.kek import LocalKey
 from wardmesh.server.runtime import OutboxAudit, Runtime
 from wardmesh.server.settings import read_key, read_seed
-from wardmesh_bridge import handlers, streams
+from wardmesh_bridge import handlers
 from wardmesh_bridge.crypto import AgreementKeys
 from wardmesh_bridge.delivery import Deliverer
 from wardmesh_bridge.service import BridgeService
@@ -24,10 +25,10 @@ from wardmesh_bridge.subscriber import verifying_broker
 async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     """The service, for as long as the block runs."""
     for stream in (streams.BRIDGE, streams.INBOX):
-        await runtime.messaging.ensure_stream(stream, replicas=settings.stream_replicas)
+        await runtime.messaging.expect_stream(stream, replicas=settings.stream_replicas)
     keys = AgreementKeys(LocalKey(read_key(settings.key_file)))
     store = PostgresStore(runtime.database, runtime.outbox, OutboxAudit(runtime.outbox))
-    inbox = Fetcher(runtime.messaging.nats, "INBOX", FetchLimits(forget_after=streams.INBOX_MAX_AGE))
+    inbox = Fetcher(runtime.messaging.nats, streams.INBOX, FetchLimits(forget_after=streams.INBOX_MAX_AGE))
     handlers.bind(runtime.operations, BridgeService(store, keys, inbox, _now))
 
     stopping = False

@@ -16,16 +16,14 @@ from wardmesh_webhooks.door import Door
 from wardmesh_webhooks.service import WebhookService
 from wardmesh_webhooks.settings import Settings
 from wardmesh_webhooks.store import PostgresStore
-from wardmesh_webhooks.stream import EVENTS, FETCH_LIMITS, events_stream
+from wardmesh_webhooks.stream import EVENTS, FETCH_LIMITS
 from wardmesh_webhooks.vault import SecretVault
 
 
 @asynccontextmanager
 async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     """The service, for as long as the block runs."""
-    await runtime.messaging.ensure_stream(
-        events_stream(settings.webhooks_events_max_bytes), replicas=settings.stream_replicas
-    )
+    await runtime.messaging.expect_stream(EVENTS, replicas=settings.stream_replicas)
     store = PostgresStore(runtime.database, runtime.outbox, OutboxAudit(runtime.outbox))
     vault = SecretVault(read_key(settings.key_file))
     fetcher = Fetcher(runtime.messaging.nats, EVENTS, FETCH_LIMITS)

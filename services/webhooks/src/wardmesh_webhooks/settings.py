@@ -19,6 +19,3 @@ class Settings(ServiceSettings):
     """Where the door for other people's events listens; TLS and the public name are a proxy's."""
     webhooks_http_port: Annotated[int, Field(ge=0, le=65535)] = 8081
     """Its port; 0 takes a free one."""
-    webhooks_events_max_bytes: Annotated[int, Field(ge=1024 * 1024)] = 2 * 1024**3
-    """What the stream may hold. When it is full, publishing is refused until something is old enough to go: nothing
-    that was acknowledged makes room for something new."""

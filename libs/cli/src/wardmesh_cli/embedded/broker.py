@@ -3,7 +3,8 @@
 What always holds: the configuration contains public keys only. Every client that isn't one of the static users is
 delegated to the auth callout, sealed to its curve key; if the auth service is away, nobody gets in. JetStream
 acknowledges what the disk has, and lives in an account that only the provisioner is a user of; the others reach what
-`stream_imports` lists, and what the broker answers them stays in their account. The monitoring port listens on the loopback address only.
+`stream_imports` lists, and what the broker answers them stays in their account. The monitoring port listens on the
+loopback address only.
 
 On failure: `nats-server` refuses a wrong configuration when it starts, and its log says where.
 """

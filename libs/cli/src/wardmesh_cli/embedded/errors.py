@@ -6,7 +6,8 @@
     ├── ProgramMissing      a program that a wheel should have brought is not installed
     ├── ProcessFailed       a process died or did not become ready; says where its log is, and its end
     ├── PostgresUnusable    PostgreSQL can't run here (as root, behind a closed folder)
-    └── MigrationFailed     a migration was refused; says which folder's, and dbmate's words
+    ├── MigrationFailed     a migration was refused; says which folder's, and dbmate's words
+    └── StreamsUnusable     the broker's streams are not as declared; says which, and in what
 
 What always holds: a message is a sentence that says what to do; none contains a seed, a key or a password.
 """
@@ -61,3 +62,7 @@ class PostgresUnusable(EmbeddedError):
 
 class MigrationFailed(EmbeddedError):
     """A migration was refused."""
+
+
+class StreamsUnusable(EmbeddedError):
+    """The broker's streams are not as declared."""

@@ -17,10 +17,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from wardmesh.server.broker import PROVISIONER
 from wardmesh.server.migrate import MigrationError, migrate, migrations_of
+from wardmesh.server.provision import ProvisionError, provision
+from wardmesh.server.settings import read_seed
 from wardmesh.subjects import SERVICES
 from wardmesh_cli.embedded.broker import Tls
-from wardmesh_cli.embedded.errors import MigrationFailed
+from wardmesh_cli.embedded.errors import MigrationFailed, StreamsUnusable
 from wardmesh_cli.embedded.files import PRIVATE_FOLDER, FolderLock
 from wardmesh_cli.embedded.identities import database_role
 from wardmesh_cli.embedded.layout import Layout, Ports, service_environment
@@ -44,6 +47,14 @@ async def migrate_all(database_url: str, passwords: Mapping[str, str]) -> None:
         await migrate(database_url, {service: migrations_of(service) for service in SERVICES}, passwords)
     except MigrationError as error:
         raise MigrationFailed(str(error)) from error
+
+
+async def declare_streams(nats_url: str, seed: str, ca_file: Path | None) -> None:
+    """Declare the streams and buckets that services wait for."""
+    try:
+        await provision([nats_url], seed, ca_file=ca_file)
+    except ProvisionError as error:
+        raise StreamsUnusable(str(error)) from error
 
 
 @dataclass(kw_only=True)
@@ -173,10 +184,17 @@ class EmbeddedMesh:
         self._addresses = await self.servers.start(Ground(layout, self.ports, self.tls, supervisor))
         self.progress(f"PostgreSQL is ready; NATS is ready at {self.nats_url}")
 
-        await self.migrations(
-            self.database_url(), {service: layout.identities.password(database_role(service)) for service in SERVICES}
-        )
-        self.progress("the database is at the present schema")
+        passwords = {service: layout.identities.password(database_role(service)) for service in SERVICES}
+        seed = read_seed(layout.identities.seed_file(PROVISIONER))
+        # Both to their end, so that nothing is left running if one fails.
+        for outcome in await asyncio.gather(
+            self.migrations(self.database_url(), passwords),
+            declare_streams(self.nats_url, seed, self._nats_ca_file),
+            return_exceptions=True,
+        ):
+            if outcome is not None:
+                raise outcome
+        self.progress("the database is at the present schema, and the streams are declared")
 
         await supervisor.start(*self._service_processes())
         self.progress(f"{len(self.services)} services are ready: {', '.join(self.services)}")
@@ -187,12 +205,16 @@ class EmbeddedMesh:
             service,
             self._layout,
             nats_url=self.nats_url,
-            nats_ca_file=None if self.tls is None else self.tls.authority,
+            nats_ca_file=self._nats_ca_file,
             database_url=self.database_url(database_role(service)),
             ports=self.ports,
             health_port=health_port,
             log_level=self.log_level,
         )
+
+    @property
+    def _nats_ca_file(self) -> Path | None:
+        return None if self.tls is None else self.tls.authority
 
     def _service_processes(self) -> list[ProcessSpec]:
         health_ports = dict(zip(self.services, free_ports(len(self.services), avoid=self.ports.taken()), strict=True))

@@ -1,15 +1,19 @@
 """What each of the mesh's own users may publish and subscribe to at the broker, as data.
 
 The five services, the gateway and the operators' probe are static users of account APP, each with an nkey. (Clients are
-not here: they come through the auth callout, with two permissions; see `wardmesh_auth.callout`.)
+not here: they come through the auth callout, with two permissions; see `wardmesh_auth.callout`.) The streams are in an
+account of their own, STREAMS, whose one user is the provisioner; `stream_imports` says what of it APP can reach.
 
 What always holds:
 - A service hears requests to itself only, and replies to itself only. It can't publish a request at all, so it can't
   speak as a client; it publishes audit envelopes under its own name only.
 - It may answer any client, but not write into another service's inbox: a forged acknowledgement of the broker's would
   be believed there. `allow_responses` is not used: it would let whoever asks choose where the answer goes.
-- It reaches the JetStream API of the streams and buckets that it owns, and reads the two buckets that everybody reads.
-  Nobody may delete or purge a stream, or delete a message of one.
+- It makes and reads consumers of the streams that it owns, and watches the two buckets that everybody reads. Nobody in
+  APP may make, change, delete or purge a stream, delete a message or a consumer, or fetch a message by itself.
+- What the broker says in its own name on behalf of a service (an acknowledgement, a status, a delivery) ends in APP: it
+  is no request to JetStream, and no stream takes it. In one account it would be: permissions are not asked for what the
+  broker itself sends, and the reply subject is the caller's choice (docs/adr/0008).
 
 Pure: no I/O, no configuration. `wardmesh_cli.embedded.broker` and `infra/nats` render it.
 """
@@ -32,8 +36,11 @@ PROVISIONER: Final = "provisioner"
 """Declares streams and buckets, and reads nothing: at the broker what migrations are in the database.
 
 A stream is a subscription by another name. Who may update one can let it take `rpc.>`, and read everybody's requests
-with their tokens; no permission of the broker's looks into that. So a service should not be able to declare its own.
+with their tokens; no permission of the broker's looks into that. So no service declares its own (`server.provision`).
 """
+
+ACCOUNT: Final = "APP"
+STREAMS_ACCOUNT: Final = "STREAMS"
 
 STREAMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -56,7 +63,7 @@ OWNED_STREAMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "webhooks": ("EVENTS",),
     }
 )
-"""Which service declares a stream and reads it."""
+"""Which service reads a stream."""
 
 BUCKETS: Final[Mapping[str, str]] = MappingProxyType({"jwks": "auth", "revocations": "auth"})
 """Every key-value bucket and the service that writes it. Every service reads all of them."""
@@ -78,6 +85,12 @@ _HEARS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"audit": ("seal
 """Subjects of its own streams that a service subscribes to as they are published, to be woken by them."""
 
 
+_PULL: Final = "$JS.API.CONSUMER.MSG.NEXT."
+_ACCOUNT_INFO: Final = "$JS.API.INFO"
+"""By this import the server tells an account that uses another's JetStream from one that has none, to which it answers
+every request with "not enabled" (found on 2.15.1). Nobody may publish there."""
+
+
 @dataclass(frozen=True, slots=True)
 class SubjectRules:
     """Subjects that are allowed, and those among them that are denied all the same."""
@@ -94,10 +107,38 @@ class Permissions:
     subscribe: SubjectRules
 
 
+@dataclass(frozen=True, slots=True)
+class StreamImports:
+    """What account APP reaches of account STREAMS: the whole of it, subject by subject."""
+
+    requests: tuple[str, ...]
+    """Answered once: publishing into a stream, most of the API, acknowledgements."""
+    polls: tuple[str, ...]
+    """Answered by many messages: pulls."""
+    deliveries: tuple[str, ...]
+    """Subjects that a consumer of STREAMS can push to: the inboxes of services, which watch buckets."""
+
+
 def static_permissions() -> Mapping[str, Permissions]:
-    """Return the permissions of every static user of account APP, by name."""
+    """Return the permissions of every static user of accounts APP and STREAMS, by name."""
     users = {service: _service(service) for service in SERVICES}
     return MappingProxyType(users | {GATEWAY: _gateway(), OPERATOR: _operator(), PROVISIONER: _provisioner()})
+
+
+def account_of(user: str) -> str:
+    """Return the account of a static user."""
+    return STREAMS_ACCOUNT if user == PROVISIONER else ACCOUNT
+
+
+def stream_imports() -> StreamImports:
+    """Return what account APP reaches of account STREAMS: what at least one service may ask of it."""
+    asked = _unique(_ACCOUNT_INFO, *(subject for service in SERVICES for subject in _asks_of_streams(service)))
+    polls = tuple(subject for subject in asked if subject.startswith(_PULL))
+    return StreamImports(
+        requests=tuple(subject for subject in asked if subject not in polls),
+        polls=polls,
+        deliveries=tuple(f"{inbox_prefix(service)}.>" for service in SERVICES),
+    )
 
 
 def inbox_prefix(user: str) -> str:
@@ -116,15 +157,7 @@ def _service(service: str) -> Permissions:
     others = sorted({*SERVICES, GATEWAY, PROVISIONER} - {service})
     return Permissions(
         publish=SubjectRules(
-            allow=_unique(
-                "_INBOX.>",
-                f"audit.*.{service}",
-                *_PUBLISHES[service],
-                *(subject for stream in OWNED_STREAMS[service] for subject in _owner_of_stream(stream)),
-                *(subject for bucket in BUCKETS for subject in _reader_of_bucket(bucket)),
-                *(subject for bucket in _owned_buckets(service) for subject in _reader_of_bucket(bucket)),
-                *(subject for bucket in _owned_buckets(service) for subject in _owner_of_bucket(bucket)),
-            ),
+            allow=("_INBOX.>", *_asks_of_streams(service)),
             deny=tuple(f"{inbox_prefix(other)}.>" for other in others),
         ),
         subscribe=SubjectRules(
@@ -139,6 +172,16 @@ def _service(service: str) -> Permissions:
                 ),
             )
         ),
+    )
+
+
+def _asks_of_streams(service: str) -> tuple[str, ...]:
+    return _unique(
+        f"audit.*.{service}",
+        *_PUBLISHES[service],
+        *(subject for stream in OWNED_STREAMS[service] for subject in _reader_of_stream(stream)),
+        *(subject for bucket in BUCKETS for subject in _watcher_of_bucket(bucket)),
+        *(subject for bucket in _owned_buckets(service) for subject in _owner_of_bucket(bucket)),
     )
 
 
@@ -173,50 +216,32 @@ def _provisioner() -> Permissions:
     )
 
 
-def _owner_of_stream(stream: str) -> tuple[str, ...]:
+def _reader_of_stream(stream: str) -> tuple[str, ...]:
+    # Durable pull consumers. No DIRECT.GET: it answers with a message's own headers and body, on whatever subject the
+    # asker names. No CONSUMER.DELETE: unused consumers are forgotten by the broker.
     return (
-        "$JS.API.INFO",
-        f"$JS.API.STREAM.CREATE.{stream}",
-        f"$JS.API.STREAM.UPDATE.{stream}",
         f"$JS.API.STREAM.INFO.{stream}",
-        f"$JS.API.STREAM.MSG.GET.{stream}",
-        f"$JS.API.DIRECT.GET.{stream}",
-        f"$JS.API.DIRECT.GET.{stream}.>",
-        f"$JS.API.CONSUMER.CREATE.{stream}",
         f"$JS.API.CONSUMER.CREATE.{stream}.>",
         f"$JS.API.CONSUMER.DURABLE.CREATE.{stream}.*",
         f"$JS.API.CONSUMER.INFO.{stream}.*",
         f"$JS.API.CONSUMER.NAMES.{stream}",
-        f"$JS.API.CONSUMER.LIST.{stream}",
-        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.*",
-        f"$JS.API.CONSUMER.DELETE.{stream}.*",
+        f"{_PULL}{stream}.*",
         f"$JS.ACK.{stream}.>",
-        f"$JS.FC.{stream}.>",
     )
 
 
 def _owner_of_bucket(bucket: str) -> tuple[str, ...]:
     stream = stream_of_bucket(bucket)
-    return (
-        "$JS.API.INFO",
-        f"$KV.{bucket}.>",
-        f"$JS.API.STREAM.CREATE.{stream}",
-        f"$JS.API.STREAM.UPDATE.{stream}",
-    )
+    return (f"$KV.{bucket}.>", f"$JS.API.STREAM.INFO.{stream}", f"$JS.API.STREAM.MSG.GET.{stream}")
 
 
-def _reader_of_bucket(bucket: str) -> tuple[str, ...]:
-    # A watch is an ordered consumer: ephemeral, made and deleted by the watcher, flow control answered by it.
+def _watcher_of_bucket(bucket: str) -> tuple[str, ...]:
+    # A watch is an ordered consumer: ephemeral, made by the watcher, named by the broker, flow control answered by it.
     stream = stream_of_bucket(bucket)
     return (
         f"$JS.API.STREAM.INFO.{stream}",
-        f"$JS.API.STREAM.MSG.GET.{stream}",
-        f"$JS.API.DIRECT.GET.{stream}",
-        f"$JS.API.DIRECT.GET.{stream}.>",
         f"$JS.API.CONSUMER.CREATE.{stream}",
-        f"$JS.API.CONSUMER.CREATE.{stream}.>",
         f"$JS.API.CONSUMER.INFO.{stream}.*",
-        f"$JS.API.CONSUMER.DELETE.{stream}.*",
         f"$JS.FC.{stream}.>",
     )
 

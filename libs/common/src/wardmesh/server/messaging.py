@@ -15,31 +15,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 import nats
 import nats.errors
-import nats.js.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
 from wardmesh.errors import ServiceUnavailable
+from wardmesh.server.broker import stream_of_bucket
 from wardmesh.server.messages import OutboundMessage
+from wardmesh.server.streams import SIZES, Choices, declared, drift
 
 PUBLISH_TIMEOUT_SECONDS: Final = 5.0
 DRAIN_TIMEOUT_SECONDS: Final = 10
 RECONNECT_WAIT_SECONDS: Final = 0.25
-DECLARE_ATTEMPTS: Final = 20
-DECLARE_WAIT_SECONDS: Final = 0.5
+EXPECT_SECONDS: Final = 60.0
+"""How long a service waits for its streams; then it ends, and its supervisor tries again."""
+EXPECT_WAIT_SECONDS: Final = 0.1
 MAX_PENDING_BYTES: Final = 16 * 1024 * 1024
 """What may wait in memory while the broker is away; beyond it, publishing fails at once."""
 
 _log = logging.getLogger(__name__)
-_ResultT = TypeVar("_ResultT")
 
 
 class Messaging:
@@ -126,32 +126,40 @@ class Messaging:
             for future in pending:
                 future.cancel()
 
-    async def ensure_stream(self, config: StreamConfig, *, replicas: int = 1) -> None:
-        """Declare a stream: create it if it is not there, and report where an existing one differs.
+    async def expect_stream(self, name: str, *, replicas: int = 1) -> None:
+        """Wait until a stream of `server.streams` is there, and report where it is not as declared.
 
-        A stream with other settings is left as it is: changing one under load is an operator's decision.
+        A stream with other settings is left as it is: changing one under load is an operator's decision. Raises
+        `ServiceUnavailable` if it is not there in `EXPECT_SECONDS`.
         """
-        config = replace(config, num_replicas=replicas)
-        info = await _patiently(lambda: self._create_or_read(config))
-        present = info.as_dict()
-        differing = [
-            name
-            for name, declared in config.as_dict().items()
-            if name in _COMPARED
-            and declared is not None
-            and present.get(name) != declared
-            # No window declared means the server's own.
-            and (declared or name != "duplicate_window")
-        ]
-        if differing:
-            self.drift[str(config.name)] = differing
-            _log.warning("stream %s is not as declared: %s", config.name, ", ".join(differing))
-
-    async def _create_or_read(self, config: StreamConfig) -> StreamConfig:
+        declaration = declared(Choices(replicas=replicas))[name]
         try:
-            return (await self.jetstream.stream_info(str(config.name))).config
-        except nats.js.errors.NotFoundError:
-            return (await self.jetstream.add_stream(config)).config
+            async with asyncio.timeout(EXPECT_SECONDS):
+                present = await self._wait_for_stream(name)
+        except TimeoutError:
+            raise ServiceUnavailable(
+                f"Stream {name} is not there; declare it with `python -m wardmesh.server.provision`."
+            ) from None
+        differing = drift(declaration, present, besides=SIZES)
+        if differing:
+            self.drift[name] = differing
+            _log.warning("stream %s is not as declared: %s", name, ", ".join(differing))
+
+    async def expect_bucket(self, name: str, *, replicas: int = 1) -> None:
+        """Wait until a key-value bucket is there; otherwise as `expect_stream`."""
+        await self.expect_stream(stream_of_bucket(name), replicas=replicas)
+
+    async def _wait_for_stream(self, name: str) -> StreamConfig:
+        said = False
+        while True:
+            try:
+                return (await self.jetstream.stream_info(name)).config
+            except (nats.errors.Error, TimeoutError):
+                # Not declared yet, or a cluster that has just started has no JetStream leader.
+                if not said:
+                    _log.info("waiting for stream %s", name)
+                    said = True
+                await asyncio.sleep(EXPECT_WAIT_SECONDS)
 
     async def _error(self, error: Exception) -> None:
         # The text may quote subjects, never payloads; the type says enough.
@@ -167,26 +175,6 @@ class Messaging:
 
     async def _closed(self) -> None:
         self.closed.set()
-
-
-_COMPARED: Final = frozenset(
-    {
-        "subjects", "retention", "storage", "num_replicas", "max_age", "max_bytes", "max_msgs", "discard",
-        "max_msg_size", "duplicate_window", "allow_direct", "deny_delete", "deny_purge",
-    }
-)  # fmt: skip
-
-
-async def _patiently(attempt: Callable[[], Awaitable[_ResultT]]) -> _ResultT:
-    for left in range(DECLARE_ATTEMPTS, 0, -1):
-        try:
-            return await attempt()
-        except (nats.errors.Error, TimeoutError):
-            # A cluster that has just started has no JetStream leader yet.
-            if left == 1:
-                raise
-            await asyncio.sleep(DECLARE_WAIT_SECONDS)
-    raise AssertionError
 
 
 def tls_context(ca_file: Path) -> ssl.SSLContext:
