@@ -20,7 +20,7 @@ SILENCE_SECONDS = 0.3
 async def play(stage: Stage, tenants: Tenants) -> None:
     tour, agent = stage.tour, tenants.agent
     with tour.chapter("The subject is the identity: a bare NATS client with the agent's key"):
-        async with bare(stage.url, agent.api_key) as connection:
+        async with bare(stage.url, agent.api_key, tls=stage.tls) as connection:
             await tour.step("a forged principal is refused by the broker", forged_principal(connection, tenants))
             await tour.step("a forged workspace is refused by the broker", forged_workspace(connection, tenants))
             await tour.step("a foreign inbox is refused by the broker", foreign_inbox(connection, tenants))
@@ -56,7 +56,7 @@ async def jetstream(connection: Bare) -> Evidence[None]:
 
 
 async def star(stage: Stage, tenants: Tenants) -> Evidence[None]:
-    words = await refused_connect(stage.url, tenants.agent.api_key, user="*")
+    words = await refused_connect(stage.url, tenants.agent.api_key, user="*", tls=stage.tls)
     return Evidence("the callout grants parsed ids only", None, (words,))
 
 
@@ -65,7 +65,10 @@ async def foreign_reply(stage: Stage, tenants: Tenants) -> Evidence[None]:
     landed: list[Msg] = []
     refusals: list[Msg] = []
     admin = tenants.admin
-    async with bare(stage.url, tenants.admin_key) as victim, bare(stage.url, tenants.agent.api_key) as attacker:
+    async with (
+        bare(stage.url, tenants.admin_key, tls=stage.tls) as victim,
+        bare(stage.url, tenants.agent.api_key, tls=stage.tls) as attacker,
+    ):
         await victim.hear(f"{reply_inbox(admin.principal)}.>", landed)
         await attacker.hear(refusal_inbox(attacker.principal), refusals)
         await attacker.client.publish(

@@ -35,7 +35,7 @@ async def dropped(stage: Stage, tenants: Tenants) -> Evidence[None]:
     agent = tenants.agent
     async with (
         stage.visit(tenants.admin_key, tenants.north) as admin,
-        bare(stage.url, agent.api_key) as connection,
+        bare(stage.url, agent.api_key, tls=stage.tls) as connection,
     ):
         began = time.monotonic()
         revoked = await admin.auth.revoke_key(key=agent.key_id)
@@ -54,7 +54,7 @@ async def dropped(stage: Stage, tenants: Tenants) -> Evidence[None]:
 
 
 async def stays_out(stage: Stage, tenants: Tenants) -> Evidence[None]:
-    words = await refused_connect(stage.url, tenants.agent.api_key)
+    words = await refused_connect(stage.url, tenants.agent.api_key, tls=stage.tls)
     return Evidence("refused by the broker", None, (words,))
 
 

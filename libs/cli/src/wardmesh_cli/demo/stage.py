@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -54,11 +55,13 @@ class Stage:
     door: Door
     folder: Path
     """For what the tour leaves behind."""
+    tls: ssl.SSLContext | None = None
+    """How to know the broker, if it speaks TLS."""
 
     @asynccontextmanager
     async def visit(self, api_key: str, scope: Scope) -> AsyncIterator[wardmesh.Mesh]:
         """The mesh as the holder of a key, connected while the block runs."""
-        async with wardmesh.connect(self.url, api_key, scope=scope, name="wardmesh-demo") as mesh:
+        async with wardmesh.connect(self.url, api_key, scope=scope, tls=self.tls, name="wardmesh-demo") as mesh:
             yield mesh
 
 

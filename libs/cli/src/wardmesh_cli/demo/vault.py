@@ -65,7 +65,7 @@ async def on_the_wire(stage: Stage, tenants: Tenants, value: str) -> Evidence[No
     token = await stage.door.call(
         auth.EXCHANGE_KEY, auth.ExchangeKey(api_key=agent.api_key, holder_key=holder.public_bytes)
     )
-    async with bare(stage.url, agent.api_key) as connection:
+    async with bare(stage.url, agent.api_key, tls=stage.tls) as connection:
         answer = await connection.client.request(
             f"rpc.secrets.get.{tenants.north}.{agent.id}",
             json.dumps({"path": PATH}).encode(),

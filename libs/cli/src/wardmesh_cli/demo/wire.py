@@ -7,6 +7,7 @@ its own words, and that it said nothing is known only after a round trip through
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -66,7 +67,9 @@ class Bare:
 
 
 @asynccontextmanager
-async def bare(url: str, api_key: str, *, user: str | None = None) -> AsyncIterator[Bare]:
+async def bare(
+    url: str, api_key: str, *, user: str | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Bare]:
     """A bare connection with an API key, while the block runs. `user` asks for another scope than the key's own."""
     key = ApiKey.parse(api_key)
     connection = Bare(Client(), key.principal)
@@ -81,6 +84,7 @@ async def bare(url: str, api_key: str, *, user: str | None = None) -> AsyncItera
 
     await connection.client.connect(
         url,
+        tls=tls,
         user=user or str(key.scope),
         password=api_key,
         inbox_prefix=f"_INBOX.{key.principal}",
@@ -97,10 +101,10 @@ async def bare(url: str, api_key: str, *, user: str | None = None) -> AsyncItera
         await connection.client.close()
 
 
-async def refused_connect(url: str, api_key: str, *, user: str | None = None) -> str:
+async def refused_connect(url: str, api_key: str, *, user: str | None = None, tls: ssl.SSLContext | None = None) -> str:
     """Connect, and return the words in which the broker refuses it."""
     try:
-        async with bare(url, api_key, user=user):
+        async with bare(url, api_key, user=user, tls=tls):
             raise NotShown(f"the broker let it connect as {user or 'itself'}")
     except (nats.errors.Error, OSError) as error:
         words = str(error).removeprefix("nats: ")
