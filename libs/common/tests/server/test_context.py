@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from wardmesh.contracts import secrets
-from wardmesh.contracts.audit import AuditEnvelope, Outcome
+from wardmesh.contracts.audit import AuditEnvelope, AuditEvent, Outcome
 from wardmesh.ids import RequestId, UserId, WorkspaceId
 from wardmesh.server.context import Call
 from wardmesh.server.publishing import encode
 
 
-async def test_a_field_that_was_left_empty_is_no_target() -> None:
-    call = Call(
+def make_call() -> Call:
+    return Call(
         secrets.LIST,
         scope=WorkspaceId.new(),
         principal=UserId.new(),
@@ -19,6 +19,37 @@ async def test_a_field_that_was_left_empty_is_no_target() -> None:
         trace_id=None,
         outbox=None,
     )
+
+
+async def test_an_event_can_be_copied_with_changes() -> None:
+    event = _call().audit_event(Outcome.SUCCESS, None)
+    other = event.model_copy(update={"targets": ("agr",)})
+    assert (event.targets, other.targets) == ((), ("agr",))
+
+
+async def test_a_field_that_was_left_empty_is_no_target() -> None:
+    call = make_call()
     call.name_targets(secrets.ListSecrets())
     event = encode(call.audit_event(Outcome.SUCCESS, None))
     assert AuditEnvelope.model_validate_json(b'{"events":[' + event + b"]}").events[0].targets == ()
+
+
+async def test_an_event_can_be_copied_with_changes_and_stays_as_it_is() -> None:
+    event = make_call().audit_event(Outcome.SUCCESS, None)
+    copy = event.model_copy(update={"targets": ("another",), "request_id": None})
+    assert copy.targets == ("another",)
+    assert event.targets == ()
+    assert copy == AuditEvent.model_validate(copy.model_dump())
+    assert make_call().audit_event(Outcome.SUCCESS, None).model_fields_set == set(AuditEvent.model_fields)
+
+
+def _call() -> Call:
+    return Call(
+        secrets.LIST,
+        scope=WorkspaceId.new(),
+        principal=UserId.new(),
+        request_id=RequestId.new(),
+        ends_at=0.0,
+        trace_id=None,
+        outbox=None,
+    )

@@ -157,7 +157,8 @@ class Call:
         )
 
 
-_ALL_FIELDS: Final = frozenset(AuditEvent.model_fields)
+_ALL_FIELDS: Final = set(AuditEvent.model_fields)
+"""Shared by all events, which are frozen; a set and not a frozenset, because `model_copy` adds to its copy of it."""
 
 
 def _trusted(fields: dict[str, Any]) -> AuditEvent:
@@ -167,7 +168,7 @@ def _trusted(fields: dict[str, Any]) -> AuditEvent:
     """
     event = object.__new__(AuditEvent)
     object.__setattr__(event, "__dict__", fields)
-    object.__setattr__(event, "__pydantic_fields_set__", _ALL_FIELDS)
+    object.__setattr__(event, "__pydantic_fields_set__", set(_ALL_FIELDS))  # its own: `model_copy` adds to it
     object.__setattr__(event, "__pydantic_extra__", None)
     object.__setattr__(event, "__pydantic_private__", None)
     return event
