@@ -53,3 +53,14 @@ def _call() -> Call:
         trace_id=None,
         outbox=None,
     )
+
+
+async def test_an_event_is_one_like_any_other() -> None:
+    """It is made without pydantic's constructor, and must be what that would have made."""
+    call = listing()
+    call.note(targets=["openai/api-key"], version=3)
+    event = call.audit_event(Outcome.REFUSED, "not_found")
+    again = AuditEvent(**{name: getattr(event, name) for name in AuditEvent.model_fields})
+    assert event == again
+    assert event.model_copy(update={"reason": None}) == again.model_copy(update={"reason": None})
+    assert call.audit_event(Outcome.SUCCESS, None).model_fields_set == set(AuditEvent.model_fields)
