@@ -20,9 +20,7 @@ from wardmesh.server.database import Database
 from wardmesh.server.messaging import Messaging
 from wardmesh.server.migrate import migrate, migrations_of
 from wardmesh.server.settings import read_seed
-from wardmesh_audit import streams
 from wardmesh_audit.ports import LogStore
-from wardmesh_audit.settings import DEFAULT_STREAM_BYTES
 from wardmesh_audit.signing import LogSigner
 from wardmesh_audit.store import PostgresStore
 from wardmesh_cli.embedded.mesh import EmbeddedMesh
@@ -75,12 +73,10 @@ async def superuser(servers: EmbeddedMesh) -> AsyncIterator[asyncpg.Connection[a
 
 @pytest.fixture(scope="session")
 async def messaging(servers: EmbeddedMesh) -> AsyncIterator[Messaging]:
-    """The broker as the audit service has it, with the streams that it declares."""
+    """The broker as the audit service has it."""
     opened = Messaging("audit")
     seed = read_seed(servers.layout.identities.seed_file("audit"))
     await opened.connect([servers.nats_url], seed=seed)
-    for stream in (streams.audit(DEFAULT_STREAM_BYTES), streams.SEALED, streams.DEAD):
-        await opened.ensure_stream(stream)
     yield opened
     await opened.drain()
 

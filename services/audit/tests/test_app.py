@@ -15,7 +15,6 @@ import pytest
 from joserfc import jws
 from joserfc.jwk import OKPKey
 from nats.aio.client import Client
-from nats.js.api import KeyValueConfig
 from pydantic import SecretStr
 
 from wardmesh.audit_export import export_log, verify_export
@@ -98,9 +97,8 @@ async def gateway(servers: EmbeddedMesh, tmp_path_factory: pytest.TempPathFactor
     auth = await nats.connect(
         servers.nats_url, nkeys_seed_str=read_seed(identities.seed_file("auth")), inbox_prefix="_INBOX.auth"
     )
-    keys = await auth.jetstream().create_key_value(KeyValueConfig(bucket="jwks"))
+    keys = await auth.jetstream().key_value("jwks")
     await keys.put("test", json.dumps(KEY.as_dict(private=False)).encode())
-    await auth.jetstream().create_key_value(KeyValueConfig(bucket="revocations"))
     settings = Settings(
         nats_url=servers.nats_url,
         nats_seed_file=identities.seed_file("audit"),

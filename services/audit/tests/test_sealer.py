@@ -22,8 +22,7 @@ from wardmesh_audit import domain, sealer
 from wardmesh_audit.domain import Candidate
 from wardmesh_audit.errors import LogDamaged
 from wardmesh_audit.ports import Sealed
-from wardmesh_audit.sealer import DAMAGED_RETRY_SECONDS, RETRY_SECONDS, Sealer
-from wardmesh_audit.streams import DEAD_SUBJECT
+from wardmesh_audit.sealer import DAMAGED_RETRY_SECONDS, DEAD_SUBJECT, RETRY_SECONDS, Sealer
 
 ONE, OTHER = WorkspaceId.new(), WorkspaceId.new()
 

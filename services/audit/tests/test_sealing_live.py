@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 from fake_log import Person, envelope, event
 from faststream.specification.asyncapi import AsyncAPI
-from nats.js.errors import NotFoundError
+from nats.js.api import AckPolicy, ConsumerConfig
 
 from wardmesh.contracts.audit import AuditEvent, SealedEntries
 from wardmesh.errors import ServiceUnavailable
 from wardmesh.ids import OrgId, Scope
-from wardmesh.server import pulling
+from wardmesh.server import pulling, streams
 from wardmesh.server.database import Database
 from wardmesh.server.messages import OutboundMessage
 from wardmesh.server.messaging import Messaging
@@ -40,17 +40,17 @@ Sealing = Callable[[Seal], AbstractAsyncContextManager[None]]
 
 
 @pytest.fixture(autouse=True)
-async def short_ack_wait(messaging: Messaging, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    """A consumer of our own making; an existing one would keep its settings."""
-    monkeypatch.setattr(subscriber, "ACK_WAIT_SECONDS", 1.0)
-    await forget_consumer(messaging)
-    yield
-    await forget_consumer(messaging)
-
-
-async def forget_consumer(messaging: Messaging) -> None:
-    with suppress(NotFoundError):
-        await messaging.jetstream.delete_consumer("AUDIT", subscriber.CONSUMER)
+async def short_ack_wait(messaging: Messaging) -> None:
+    """A consumer that notices dead sealers sooner; the subscriber takes the one that is there."""
+    config = ConsumerConfig(
+        durable_name=subscriber.CONSUMER,
+        filter_subject="audit.>",
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=1.0,
+        max_deliver=-1,
+        max_ack_pending=-1,
+    )
+    await messaging.jetstream.add_consumer(streams.AUDIT, config)
 
 
 @pytest.fixture
@@ -255,10 +255,8 @@ async def test_poison_holds_nobody_up_and_is_told_of(
 
     state = (await messaging.jetstream.stream_info("DEAD")).state
     assert state.messages == before + 6
-    letters = [
-        await messaging.jetstream.get_msg("DEAD", sequence)
-        for sequence in range(state.last_seq - 5, state.last_seq + 1)
-    ]
+    people = await messaging.jetstream.pull_subscribe("dead.>", durable="people", stream=streams.DEAD)
+    letters = (await people.fetch(before + 6, timeout=5))[-6:]
     assert {letter.data for letter in letters} >= {poison[0].payload, poison[3].payload}
     assert {(letter.headers or {})["Wardmesh-Reason"] for letter in letters} == {
         "malformed_envelope", "forged_subject", "event_too_large"
@@ -282,8 +280,8 @@ async def test_a_tail_is_woken(messaging: Messaging, operator: Person) -> None:
 async def test_what_was_signed_is_remembered_by_the_broker(
     messaging: Messaging, operator: Person, signer: LogSigner
 ) -> None:
-    memory = await BucketMemory.open(messaging.jetstream, replicas=1)
-    again = await BucketMemory.open(messaging.jetstream, replicas=1)
+    memory = await BucketMemory.open(messaging.jetstream)
+    again = await BucketMemory.open(messaging.jetstream)
     assert await memory.last(operator.scope) == (None, 0)
     first = signer.sign(operator.scope, Head(size=1, frontier=(bytes(32),), root=bytes(32)))
     await memory.remember(operator.scope, first, 0)
