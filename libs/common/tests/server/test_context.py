@@ -21,12 +21,6 @@ def make_call() -> Call:
     )
 
 
-async def test_an_event_can_be_copied_with_changes() -> None:
-    event = _call().audit_event(Outcome.SUCCESS, None)
-    other = event.model_copy(update={"targets": ("agr",)})
-    assert (event.targets, other.targets) == ((), ("agr",))
-
-
 async def test_a_field_that_was_left_empty_is_no_target() -> None:
     call = make_call()
     call.name_targets(secrets.ListSecrets())
@@ -43,24 +37,10 @@ async def test_an_event_can_be_copied_with_changes_and_stays_as_it_is() -> None:
     assert make_call().audit_event(Outcome.SUCCESS, None).model_fields_set == set(AuditEvent.model_fields)
 
 
-def _call() -> Call:
-    return Call(
-        secrets.LIST,
-        scope=WorkspaceId.new(),
-        principal=UserId.new(),
-        request_id=RequestId.new(),
-        ends_at=0.0,
-        trace_id=None,
-        outbox=None,
-    )
-
-
 async def test_an_event_is_one_like_any_other() -> None:
     """It is made without pydantic's constructor, and must be what that would have made."""
-    call = listing()
+    call = make_call()
     call.note(targets=["openai/api-key"], version=3)
     event = call.audit_event(Outcome.REFUSED, "not_found")
     again = AuditEvent(**{name: getattr(event, name) for name in AuditEvent.model_fields})
     assert event == again
-    assert event.model_copy(update={"reason": None}) == again.model_copy(update={"reason": None})
-    assert call.audit_event(Outcome.SUCCESS, None).model_fields_set == set(AuditEvent.model_fields)

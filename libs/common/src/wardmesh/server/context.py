@@ -168,7 +168,7 @@ def _trusted(fields: dict[str, Any]) -> AuditEvent:
     """
     event = object.__new__(AuditEvent)
     object.__setattr__(event, "__dict__", fields)
-    object.__setattr__(event, "__pydantic_fields_set__", set(_ALL_FIELDS))  # its own: `model_copy` adds to it
+    object.__setattr__(event, "__pydantic_fields_set__", _ALL_FIELDS)
     object.__setattr__(event, "__pydantic_extra__", None)
     object.__setattr__(event, "__pydantic_private__", None)
     return event
