@@ -71,6 +71,14 @@ class Output:
         """Show one line to people."""
         self._print(self.out, text, style)
 
+    def parts(self, *parts: Styled) -> None:
+        """Show one line to people, whose parts differ in style."""
+        if self.out.is_terminal:
+            line = Text.assemble(*((_UNSAFE.sub(_escape, part.text), part.style) for part in parts))
+            self.out.print(line, soft_wrap=True)
+        else:
+            self.line("".join(part.text for part in parts))
+
     def note(self, text: str, style: str = "") -> None:
         """Say something that is not the result, on standard error."""
         self._print(self.err, text, style)

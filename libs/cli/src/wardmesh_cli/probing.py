@@ -139,12 +139,12 @@ async def services(connection: Client, *, seconds: float = ANSWER_SECONDS) -> li
 
 
 async def streams(monitoring_url: str, transport: httpx2.AsyncBaseTransport | None = None) -> list[StreamState]:
-    """Return the streams of the mesh's account, as the monitoring page has them."""
+    """Return all streams of the broker, in whichever account they are."""
     async with httpx2.AsyncClient(trust_env=False, timeout=CONNECT_SECONDS, transport=transport) as client:
         try:
             answer = await client.get(
                 f"{monitoring_url}/jsz",
-                params={"acc": "APP", "streams": "true", "consumers": "true", "config": "true"},
+                params={"accounts": "true", "streams": "true", "consumers": "true", "config": "true"},
             )
             details: Sequence[dict[str, Any]] = json.loads(answer.content).get("account_details") or []
         except (httpx2.HTTPError, ValueError, AttributeError) as error:

@@ -12,31 +12,34 @@ from wardmesh import Mesh
 from wardmesh.audit_export import export_log, verify_export
 from wardmesh.audit_verify import ENTRIES
 from wardmesh.contracts.audit import Entry, Outcome
-from wardmesh.ids import Principal
+from wardmesh.ids import ServiceId
 from wardmesh_cli.commands.audit import Log
 from wardmesh_cli.demo.stage import Stage, Tenants, eventually
 from wardmesh_cli.demo.tour import Evidence, NotShown, must
 from wardmesh_cli.output import BAD, GOOD, Styled
 
-EXPECTED: Final = {
-    ("agent.create", Outcome.SUCCESS): "an agent was made",
-    ("key.create", Outcome.SUCCESS): "a key was made",
-    ("identity.read", Outcome.REFUSED): "an answer was asked into a foreign inbox, or with a revoked token",
-    ("secret.list", Outcome.REFUSED): "the agent asked for more than its key lists",
-    ("secret.put", Outcome.SUCCESS): "a secret was stored",
-    ("secret.get", Outcome.REFUSED): "a secret was refused without a grant",
-    ("secret.grant", Outcome.SUCCESS): "the grant",
-    ("secret.get", Outcome.SUCCESS): "the secret was read",
-    ("webhook_source.create", Outcome.SUCCESS): "the door was opened for Stripe",
-    ("webhook.receive", Outcome.SUCCESS): "an event was accepted",
-    ("webhook.receive", Outcome.REFUSED): "a forged event was refused",
-    ("agreement.propose", Outcome.SUCCESS): "an agreement was proposed",
-    ("message.send", Outcome.SUCCESS): "a message was sent",
-    ("message.send", Outcome.REFUSED): "a tampered message was refused",
-    ("key.revoke", Outcome.SUCCESS): "the key was revoked",
-    ("connection.open", Outcome.REFUSED): "the revoked key was refused a connection",
+_YES, _NO = Outcome.SUCCESS, Outcome.REFUSED
+EXPECTED: Final[Mapping[tuple[str, Outcome, str | None], str]] = {
+    ("agent.create", _YES, None): "an agent was made",
+    ("key.create", _YES, None): "a key was made",
+    ("secret.list", _NO, "permission_denied"): "the agent asked for more than its key lists",
+    ("connection.open", _NO, "the key does not reach that scope"): "the key was tried on the other workspace",
+    ("identity.read", _NO, "reply_subject_refused"): "an answer was asked into a foreign inbox",
+    ("secret.put", _YES, None): "a secret was stored",
+    ("secret.get", _NO, "permission_denied"): "a secret was refused without a grant",
+    ("secret.grant", _YES, None): "the grant",
+    ("secret.get", _YES, None): "the secret was read",
+    ("webhook_source.create", _YES, None): "the door was opened for Stripe",
+    ("webhook.receive", _YES, None): "an event was accepted",
+    ("webhook.receive", _NO, "signature_mismatch"): "a forged event was refused",
+    ("agreement.propose", _YES, None): "an agreement was proposed",
+    ("message.send", _YES, None): "a message was sent",
+    ("message.send", _NO, "invalid_signature"): "a tampered message was refused",
+    ("key.revoke", _YES, None): "the key was revoked",
+    ("connection.open", _NO, "the key has expired or was revoked"): "the revoked key was tried again",
+    ("identity.read", _NO, "token_revoked"): "the token that it had left was tried",
 }
-"""What the log of north must tell, by action and outcome."""
+"""What the log of north must tell, by action, outcome and reason."""
 TAIL_SECONDS: Final = 40.0
 """Entries are sealed within a fraction of a second; a message that was lost on its way comes again after thirty."""
 _PAGE: Final = 500
@@ -47,7 +50,7 @@ async def play(stage: Stage, tenants: Tenants) -> None:
     with tour.chapter("The log is the proof"):
         async with stage.visit(tenants.admin_key, tenants.north) as mesh:
             entries = await tour.step("everything is in the log of north, the refusals too", told(mesh))
-            tour.table(("index", "time", "outcome", "action", "by", "what", "reason"), _rows(entries, tenants))
+            tour.table(("index", "outcome", "action", "by", "what, or why not"), _rows(entries, tenants))
             export = await tour.step("the log leaves the mesh as files", exported(stage, mesh))
             await tour.step("verified offline", verified(export))
             await tour.step("a forger changes one word of one entry", forged(stage, export))
@@ -63,7 +66,7 @@ async def told(mesh: Mesh) -> Evidence[list[Entry]]:
         page = (await mesh.audit.tail_page(start=start, limit=_PAGE, wait_seconds=0.5)).entries
         entries.extend(page)
         for entry in page:
-            missing.pop((entry.event.action, entry.event.outcome), None)
+            missing.pop(_fact(entry), None)
         return None if missing else entries
 
     found = await eventually(
@@ -85,7 +88,7 @@ async def verified(folder: Path) -> Evidence[None]:
     report = await asyncio.to_thread(verify_export, folder)
     must(report.is_sound, f"it is damaged: {report.damage.what if report.damage else ''}")
     return Evidence(
-        f"{report.entries_checked} entries, {report.tiles_checked} tiles, the root, the signature",
+        f"{report.entries_checked} entries, every tile, the root, the signature",
         None,
         (f"root {report.root.hex()}", f"again, by yourself: wardmesh audit verify {folder}"),
     )
@@ -105,6 +108,10 @@ async def forged(stage: Stage, folder: Path) -> Evidence[None]:
     return Evidence(f"found out, at entry {index}", None, (report.damage.what,))
 
 
+def _fact(entry: Entry) -> tuple[str, Outcome, str | None]:
+    return entry.event.action, entry.event.outcome, entry.event.reason
+
+
 def _forge(folder: Path) -> int:
     genuine, false = b'"outcome":"refused"', b'"outcome":"success"'
     lines = (folder / ENTRIES).read_bytes().splitlines()
@@ -116,23 +123,26 @@ def _forge(folder: Path) -> int:
     return index
 
 
-def _rows(entries: Sequence[Entry], tenants: Tenants) -> list[list[int | str | Styled | None]]:
-    """Return what the steps left: for each action and outcome that must be there, its first entry."""
-    first: dict[tuple[str, Outcome], Entry] = {}
+def _rows(entries: Sequence[Entry], tenants: Tenants) -> list[list[int | str | Styled]]:
+    """Return what the steps left: for each fact that must be there, its first entry."""
+    first: dict[tuple[str, Outcome, str | None], Entry] = {}
     for entry in entries:
-        key = (entry.event.action, entry.event.outcome)
-        if key in EXPECTED:
-            first.setdefault(key, entry)
-    names: Mapping[Principal, str] = {tenants.agent.id: "researcher", tenants.admin.principal: "administrator"}
+        if _fact(entry) in EXPECTED:
+            first.setdefault(_fact(entry), entry)
+    names: Mapping[str, str] = {
+        tenants.agent.id: "researcher",
+        tenants.agent.key_id: "the researcher's key",
+        tenants.admin.principal: "administrator",
+        tenants.south: "south",
+        ServiceId.nil(): "whoever it was",
+    }
     return [
         [
             entry.index,
-            f"{entry.event.occurred_at:%H:%M:%S}",
             Styled(entry.event.outcome, GOOD if entry.event.outcome is Outcome.SUCCESS else BAD),
             entry.event.action,
             names.get(entry.event.actor, entry.event.actor),
-            entry.event.targets[0] if entry.event.targets else None,
-            entry.event.reason,
+            entry.event.reason or ", ".join(names.get(target, target) for target in entry.event.targets[:1]),
         ]
         for entry in sorted(first.values(), key=lambda entry: entry.index)
     ]

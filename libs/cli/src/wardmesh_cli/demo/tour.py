@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from wardmesh.errors import WardmeshError
-from wardmesh_cli.output import BAD, GOOD, QUIET, STRONG, Cell, Output
+from wardmesh_cli.output import BAD, GOOD, QUIET, STRONG, Cell, Output, Styled
 
 T = TypeVar("T")
 _INDENT: Final = "     "
@@ -63,7 +63,10 @@ class Tour:
         """Tell a chapter."""
         self.chapters += 1
         self._chapter = title
-        self._say({"chapter": self.chapters, "title": title}, f"\n{self.chapters}. {title}", STRONG)
+        if self.out.as_json:
+            self.out.item({"chapter": self.chapters, "title": title})
+        else:
+            self.out.line(f"\n{self.chapters}. {title}", STRONG)
         yield
 
     async def step(self, title: str, action: Awaitable[Evidence[T]]) -> T:
@@ -79,9 +82,12 @@ class Tour:
             "details": list(evidence.details),
             "milliseconds": round((time.monotonic() - began) * 1000),
         }
-        self._say(told, f"  {self._marks[0]}  {title}: {evidence.says}", GOOD)
+        if self.out.as_json:
+            self.out.item(told)
+            return evidence.value
+        self.out.parts(Styled(f"  {self._marks[0]}  ", GOOD), Styled(f"{title}: ", ""), Styled(evidence.says, STRONG))
         for line in evidence.details:
-            self._tell(f"{_INDENT}{line}", QUIET)
+            self.out.line(f"{_INDENT}{line}", QUIET)
         return evidence.value
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
@@ -95,22 +101,11 @@ class Tour:
         if not isinstance(error, NotShown | WardmeshError):
             reason = f"{type(error).__name__}: {reason}"
         failure = Failure(self._chapter, self._step, reason)
-        self._say(
-            {"chapter": self.chapters, "step": self._step, "failed": reason},
-            f"  {self._marks[1]}  {self._step}: {reason}",
-            BAD,
-        )
-        return failure
-
-    def _say(self, item: dict[str, object], line: str, style: str) -> None:
         if self.out.as_json:
-            self.out.item(item)
+            self.out.item({"chapter": self.chapters, "step": self._step, "failed": reason})
         else:
-            self.out.line(line, style)
-
-    def _tell(self, line: str, style: str) -> None:
-        if not self.out.as_json:
-            self.out.line(line, style)
+            self.out.line(f"  {self._marks[1]}  {self._step}: {reason}", BAD)
+        return failure
 
 
 def must(condition: bool, otherwise: str) -> None:

@@ -110,4 +110,4 @@ async def refused_connect(url: str, api_key: str, *, user: str | None = None, tl
         words = str(error).removeprefix("nats: ")
         if "authorization" not in words.lower():
             raise NotShown(f"the broker did not refuse it, but: {words}") from error
-        return words
+        return words.strip("'")
