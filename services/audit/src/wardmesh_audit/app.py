@@ -31,6 +31,7 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     store = PostgresStore(runtime.database)
     service = AuditService(store, runtime.audit, NatsWakeups(messaging.nats), signer, memory, _now)
     handlers.bind(runtime.operations, service)
+    runtime.on_stop(service.end_tails)
 
     async def closed() -> None:
         if not stopping:

@@ -69,6 +69,7 @@ class AuditService:
         self._signer = signer
         self._memory = memory
         self._clock = clock
+        self._ending = False
 
     async def emit(self, call: Call, request: Emit) -> Emitted:
         """Take events; return their ids when every one is durable."""
@@ -97,6 +98,10 @@ class AuditService:
         )
         return Entries(entries=tuple(map(domain.decode_leaf, found)), next_start=size)
 
+    def end_tails(self) -> None:
+        """Answer the tails that wait, each when it next looks (`MAX_SILENCE_SECONDS`), and let no new one wait."""
+        self._ending = True
+
     async def tail(self, call: Call, request: Tail) -> Entries:
         """Return entries from an index on as soon as there are some, or none when the wait is over."""
         loop = asyncio.get_running_loop()
@@ -111,7 +116,7 @@ class AuditService:
                     return answer
                 start = answer.next_start
                 left = ends_at - loop.time()
-                if left <= 0:
+                if left <= 0 or self._ending:
                     return answer
                 if start >= size:
                     await listener.wait(left)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -45,21 +44,12 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
         ca_file=settings.nats_ca_file,
     )
     await broker.start()
-    end_polls = asyncio.create_task(_close_when_ended(runtime, inbox), name="end-polls")
+    runtime.on_stop(inbox.close)
     try:
         yield
     finally:
         stopping = True
-        inbox.close()
-        end_polls.cancel()
-        await asyncio.wait({end_polls})
         await broker.stop()
-
-
-async def _close_when_ended(runtime: Runtime, inbox: Fetcher) -> None:
-    """End the long polls when the process is told to stop: operations wait for what is in hand."""
-    await runtime.ended.wait()
-    inbox.close()
 
 
 def _now() -> datetime:

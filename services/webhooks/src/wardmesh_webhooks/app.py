@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -29,20 +28,9 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     fetcher = Fetcher(runtime.messaging.nats, EVENTS, FETCH_LIMITS)
     handlers.bind(runtime.operations, WebhookService(store, vault, runtime.messaging, fetcher, _now))
     door = ingest.application(Door(store, vault, runtime.audit, _now))
-    stopping = asyncio.create_task(_close_when_ended(runtime, fetcher), name="end-polls")
-    try:
-        async with serving(door, settings.webhooks_http_host, settings.webhooks_http_port):
-            yield
-    finally:
-        fetcher.close()
-        stopping.cancel()
-        await asyncio.wait({stopping})
-
-
-async def _close_when_ended(runtime: Runtime, fetcher: Fetcher) -> None:
-    """End the long polls when the process is told to stop: operations wait for what is in hand."""
-    await runtime.ended.wait()
-    fetcher.close()
+    runtime.on_stop(fetcher.close)
+    async with serving(door, settings.webhooks_http_host, settings.webhooks_http_port):
+        yield
 
 
 def _now() -> datetime:

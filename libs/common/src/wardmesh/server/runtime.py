@@ -98,10 +98,15 @@ class Runtime:
         """Set when the process shall end."""
         self.failure: str | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._on_stop: list[Callable[[], None]] = []
 
     def background(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Run `work` until the service stops; if it ends before, the process does."""
         self._tasks.append(asyncio.create_task(self._supervised(name, work), name=name))
+
+    def on_stop(self, end: Callable[[], None]) -> None:
+        """Call `end` when stopping begins, before what is in hand is waited for: to end long polls."""
+        self._on_stop.append(end)
 
     def fail(self, reason: str) -> None:
         """End the process: it cannot do its work."""
@@ -208,7 +213,8 @@ async def running(service: str, settings: SettingsT, build: Build[SettingsT]) ->
             try:
                 yield runtime
             finally:
-                runtime.ended.set()  # so that long polls end before what is in hand is waited for
+                for end in runtime._on_stop:
+                    end()
 
 
 def main(service: str, settings_class: type[SettingsT], build: Build[SettingsT]) -> None:
