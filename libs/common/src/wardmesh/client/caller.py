@@ -1,7 +1,8 @@
 """A call: from a contract and a request to an answer or an error, through retries, renewals and reconnections.
 
 What always holds: a call ends by its deadline, and never later than `MAX_DEADLINE`. It is sent again only if that is
-safe (`retry.may_repeat`), under the same request id. An access token that expired or was revoked on the way is renewed once.
+safe (`retry.may_repeat`), under the same request id. An access token that expired or was revoked on the way is
+renewed once.
 
 On failure: one of `wardmesh.errors`, which carries the request id.
 """
