@@ -34,6 +34,7 @@ from wardmesh.server.settings import ServiceSettings
 ROOT: Final = Path(__file__).resolve().parent.parent
 _PLACE: Final = re.compile(r"(<!-- begin (?P<what>[a-z]+)(?: (?P<of>[a-z]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 _KINDS: Final = {"usr": "user", "agt": "agent", "svc": "service account"}
+_SCOPES: Final = {ScopeKind.ORG: "organization", ScopeKind.WORKSPACE: "workspace"}
 _RECORDED: Final = {
     Durability.IN_TRANSACTION: "with the change",
     Durability.BEFORE_ANSWER: "before the answer",
@@ -63,7 +64,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _scopes(contract: AnyContract) -> str:
-    return " or ".join(kind.name.lower() for kind in (ScopeKind.ORG, ScopeKind.WORKSPACE) if kind in contract.scopes)
+    return " or ".join(label for kind, label in _SCOPES.items() if kind in contract.scopes)
 
 
 def operations(service: str) -> str:

@@ -23,7 +23,7 @@ from wardmesh.errors import BodyTooLarge, InvalidRequest, NotFound, PermissionDe
 class NotGranted(PermissionDenied):
     """No grant covers the path. It MUST be the same for a path that exists and for one that does not."""
 
-    advice = "Ask an administrator of the workspace to grant you the path: wardmesh secret grant <path> --to <you>."
+    advice = "Ask an administrator of the workspace to grant you the path: wardmesh secret grant PATH PRINCIPAL."
 
 
 class NoSuchSecret(NotFound):
