@@ -1,0 +1,417 @@
+"""Clients at work, all kinds at once, who write down how every call ended.
+
+A call may end in three ways: an answer, an error that says whether to try again, or a defect. Defects are: an error
+that is not one of `wardmesh.errors`, one that says that trying again is of no use (nothing here is refused for cause),
+and a call that goes on after its deadline. Bounded: each worker pauses between its calls and stops after `MAX_CALLS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+
+import httpx2
+import stripe
+from tests.faults import ledger as checks
+from tests.faults.ledger import Ledger
+from tests.faults.world import SIGNING_SECRET, House
+
+import wardmesh
+from wardmesh.client.mesh import Mesh
+from wardmesh.contracts.audit import NewAuditEvent
+from wardmesh.contracts.operation import Category
+from wardmesh.errors import BY_CODE, UnavailableError, WardmeshError
+from wardmesh.ids import EventId
+
+ResultT = TypeVar("ResultT")
+
+DEADLINES: Final = (2.0, 5.0, 10.0)
+"""Of the workers of one kind, in turn: one gives up during an outage, one outlives it."""
+SLACK_SECONDS: Final = 1.5
+"""What a call may take beyond its deadline on two busy cores, where everybody's clock is a little late."""
+HTTP_SECONDS: Final = 20.0
+"""For one HTTP request; the doors answer sooner, whatever happens behind them."""
+PAUSE_SECONDS: Final = 0.02
+MAX_CALLS: Final = 2_000
+"""Of one worker."""
+HOOK_TRIES: Final = 40
+
+TOTALS: Final[defaultdict[str, Counter[str]]] = defaultdict(Counter)
+"""Of the whole session, by kind of call: what calls ended in."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A call that ended."""
+
+    kind: str
+    code: str
+    began: float
+    seconds: float
+    executed: bool = False
+    """Whether it may have been carried out although it failed."""
+
+
+@dataclass
+class Load:
+    """The calls of one test."""
+
+    house: House
+    seed: int
+    ledger: Ledger = field(default_factory=Ledger)
+    calls: list[Ended] = field(default_factory=list)
+    defects: list[str] = field(default_factory=list)
+    timeline: list[str] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+    _failing: defaultdict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    _stopping: bool = False
+    _workers: list[asyncio.Task[None]] = field(default_factory=list)
+    _readers: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def note(self, what: str) -> None:
+        """Add a line to what is shown if the test fails; before it, what failed since the last one."""
+        for (kind, code), seconds in sorted(self._failing.items()):
+            self.timeline.append(f"{'':12}{len(seconds)} × {kind}: {code}, after {max(seconds):.1f} s at the most")
+        self._failing.clear()
+        self.timeline.append(f"{time.monotonic() - self.began:7.2f} s   {what}")
+
+    def defect(self, what: str) -> None:
+        self.defects.append(what)
+        self.note(f"DEFECT {what}")
+
+    async def call(self, kind: str, seconds: float, work: Coroutine[Any, Any, ResultT]) -> ResultT | None:
+        """Make one call that has to end within `seconds`; return its answer, or None if there was none."""
+        began = time.monotonic()
+        code, executed, result = "ok", False, None
+        try:
+            async with asyncio.timeout(seconds + SLACK_SECONDS) as patience:
+                result = await work
+        except WardmeshError as error:
+            code, executed = error.code, error.executed
+            if not error.retryable:
+                self.defect(f"{kind}: {error!r}, which says that trying again is of no use")
+        except Exception as error:  # noqa: BLE001 - that is what is looked for
+            code = type(error).__name__
+            hung = isinstance(error, TimeoutError) and patience.expired()
+            self.defect(f"{kind}: hung past its deadline of {seconds} s" if hung else f"{kind}: {error!r}")
+        self._ended(Ended(kind, code, began - self.began, time.monotonic() - began, executed))
+        return result
+
+    def _ended(self, ended: Ended) -> None:
+        self.calls.append(ended)
+        TOTALS[ended.kind][ended.code] += 1
+        if ended.code != "ok":
+            self._failing[ended.kind, ended.code].append(ended.seconds)
+
+    async def post(self, kind: str, http: httpx2.AsyncClient, url: str, **request: Any) -> httpx2.Response | None:
+        """Post once; return the response if it is a success."""
+        began = time.monotonic()
+        response, code, executed = None, "ok", False
+        try:
+            async with asyncio.timeout(HTTP_SECONDS):
+                response = await http.post(url, **request)
+        except TimeoutError:
+            code = "TimeoutError"
+            self.defect(f"{kind}: no HTTP answer within {HTTP_SECONDS} s")
+        except httpx2.ConnectError:
+            code = "connection_refused"
+        except httpx2.TransportError as error:
+            code, executed = f"connection_cut ({type(error).__name__})", True
+        if response is not None and not response.is_success:
+            code, executed = self._problem_of(kind, response)
+            response = None
+        self._ended(Ended(kind, code, began - self.began, time.monotonic() - began, executed))
+        return response
+
+    def _problem_of(self, kind: str, response: httpx2.Response) -> tuple[str, bool]:
+        try:
+            error = BY_CODE[response.json()["code"]]
+        except (ValueError, KeyError):
+            self.defect(f"{kind}: HTTP {response.status_code} without a problem document: {response.text[:200]}")
+            return f"http_{response.status_code}", True
+        if not error.retryable:
+            self.defect(f"{kind}: HTTP {response.status_code} {error.code}, which is of no use to try again")
+        return error.code, error.executed
+
+    @property
+    def kinds(self) -> set[str]:
+        return {ended.kind for ended in self.calls}
+
+    async def all_kinds_succeed(self, seconds: float) -> None:
+        """Wait until a call of every kind, begun from now on, has been answered, and every reader has read."""
+        since = time.monotonic() - self.began
+        arrivals = self._arrivals()
+        kinds = frozenset(KINDS)
+        waiting: set[str] = set(kinds)
+        give_up = time.monotonic() + seconds
+        while waiting or any(now <= before for now, before in zip(self._arrivals(), arrivals, strict=True)):
+            if time.monotonic() > give_up:
+                stuck = [
+                    name
+                    for name, now, before in zip(_READERS, self._arrivals(), arrivals, strict=True)
+                    if now <= before
+                ]
+                self.defect(f"{seconds} s later, these do not work again: {sorted(waiting)} {stuck}")
+                return
+            await asyncio.sleep(0.05)
+            recent = (ended for ended in reversed(self.calls) if ended.began >= since)
+            waiting = set(kinds - {ended.kind for ended in recent if ended.code == "ok"})
+
+    def _arrivals(self) -> tuple[int, ...]:
+        ledger = self.ledger
+        return (len(ledger.events_received), len(ledger.messages_received), len(ledger.tailed))
+
+    async def stop(self) -> None:
+        """Let every worker finish the call that it is at."""
+        self._stopping = True
+        await asyncio.gather(*self._workers)
+
+    def failed(self, since: float = 0.0) -> list[Ended]:
+        """Return the calls that were not answered."""
+        return [ended for ended in self.calls if ended.code != "ok" and ended.began >= since]
+
+    def report(self) -> str:
+        """Say what happened, and how to have it happen again."""
+        self.note("now")
+        latest = "\n".join(self.timeline)
+        return f"seed {self.seed}; to try again: pytest tests/faults --seed={self.seed}\n{latest}"
+
+    # What follows is started by `working`.
+
+    async def _work(
+        self, number: int, step: Callable[[random.Random, float], Awaitable[object]], pause: float = PAUSE_SECONDS
+    ) -> None:
+        rng = random.Random(f"{self.seed}/{number}")
+        seconds = DEADLINES[number % len(DEADLINES)]
+        for _ in range(MAX_CALLS):
+            if self._stopping:
+                return
+            await step(rng, seconds)
+            await asyncio.sleep(rng.uniform(0, 2 * pause))
+
+    async def _read(self, name: str, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - a reader has no deadline, and no reason to end
+            self.defect(f"{name} ended: {error!r}")
+
+
+KINDS: Final = (
+    "secrets.put", "secrets.get", "events.publish", "audit.emit", "bridge.send", "auth.who_am_i",
+    "connect", "POST /hooks", "POST /v1",
+)  # fmt: skip
+_READERS: Final = ("events.subscribe", "bridge.receive", "audit.tail")
+
+
+def sign_as_stripe(body: bytes) -> dict[str, str]:
+    seconds = int(time.time())
+    signature = stripe.WebhookSignature._compute_signature(f"{seconds}.{body.decode()}", SIGNING_SECRET)
+    return {"stripe-signature": f"t={seconds},v1={signature}", "content-type": "application/json"}
+
+
+@asynccontextmanager
+async def working(house: House, seed: int) -> AsyncIterator[Load]:
+    """A load that is at work while the block runs, and whose readers go on until its end."""
+    load = Load(house, seed)
+    async with AsyncExitStack() as stack:
+        here = [await stack.enter_async_context(house.tenant.connect(house.here.api_key)) for _ in range(2)]
+        there = await stack.enter_async_context(house.tenant.connect(house.there.api_key))
+        http = await stack.enter_async_context(
+            # A connection for each request: one that is kept alive may end by itself at any moment.
+            httpx2.AsyncClient(headers={"connection": "close"}, timeout=HTTP_SECONDS)
+        )
+        load._readers = [
+            asyncio.create_task(load._read(name, reader), name=name)
+            for name, reader in (
+                ("events.subscribe", _receive_events(load, here[0])),
+                ("events.subscribe", _receive_events(load, here[1])),
+                ("bridge.receive", _receive_messages(load, there)),
+                ("audit.tail", _follow(load, here[1])),
+            )
+        ]
+        steps: list[tuple[Callable[[random.Random, float], Awaitable[object]], float]] = [
+            (_secrets(load, here[0], "load/one"), PAUSE_SECONDS),
+            (_secrets(load, here[1], "load/two"), PAUSE_SECONDS),
+            *[(_publish(load, here[number % 2]), PAUSE_SECONDS) for number in range(3)],
+            *[(_emit(load, here[number % 2]), PAUSE_SECONDS) for number in range(3)],
+            *[(_send(load, here[number % 2]), PAUSE_SECONDS) for number in range(3)],
+            (_hook(load, http), PAUSE_SECONDS),
+            (_hook(load, http), PAUSE_SECONDS),
+            (_who_am_i(load, here[0]), PAUSE_SECONDS),
+            (_connect(load), 0.3),
+            (_gateway(load, http), 0.3),
+        ]
+        load._workers = [
+            asyncio.create_task(load._work(number, step, pause), name=f"worker-{number}")
+            for number, (step, pause) in enumerate(steps)
+        ]
+        try:
+            await load.all_kinds_succeed(15)
+            yield load
+        finally:
+            load._stopping = True
+            await asyncio.gather(*load._workers, return_exceptions=True)
+            for reader in load._readers:
+                reader.cancel()
+            await asyncio.gather(*load._readers, return_exceptions=True)
+
+
+Step = Callable[[random.Random, float], Awaitable[object]]
+
+
+def _secrets(load: Load, mesh: Mesh, path: str) -> Step:
+    ledger = load.ledger
+
+    async def step(rng: random.Random, seconds: float) -> None:
+        value = rng.randbytes(24).hex()
+        view = mesh.within(timedelta(seconds=seconds))
+        made = await load.call("secrets.put", seconds, view.secrets.put(path, value))
+        if made is not None:
+            ledger.secrets[path, made.version] = value
+        mine = [version for known, version in ledger.secrets if known == path]
+        if mine:
+            version = rng.choice(mine)
+            found = await load.call("secrets.get", seconds, view.secrets.get(path, version=version))
+            if found is not None:
+                ledger.reads[path] += 1
+                if found != ledger.secrets[path, version]:
+                    load.defect(f"{path} version {version} is another value than was put")
+
+    return step
+
+
+def _publish(load: Load, mesh: Mesh) -> Step:
+    async def step(rng: random.Random, seconds: float) -> None:
+        event_id = str(EventId.new())
+        publishing = mesh.within(timedelta(seconds=seconds)).events.publish("load.event", {"n": 1}, id=event_id)
+        if await load.call("events.publish", seconds, publishing) is not None:
+            load.ledger.published.add(event_id)
+
+    return step
+
+
+def _emit(load: Load, mesh: Mesh) -> Step:
+    async def step(rng: random.Random, seconds: float) -> None:
+        event = NewAuditEvent(id=EventId.new(), category=Category.TOOL_CALL, action="load.emit")
+        emitting = mesh.within(timedelta(seconds=seconds)).audit.emit(event)
+        if await load.call("audit.emit", seconds, emitting) is not None:
+            load.ledger.emitted.add(str(event.id))
+
+    return step
+
+
+def _send(load: Load, mesh: Mesh) -> Step:
+    async def step(rng: random.Random, seconds: float) -> None:
+        bridge = mesh.within(timedelta(seconds=seconds)).bridge
+        sending = bridge.send(load.house.there.workspace, "load.message", {"n": rng.random()})
+        sent = await load.call("bridge.send", seconds, sending)
+        if sent is not None:
+            load.ledger.sent.add(str(sent))
+
+    return step
+
+
+def _who_am_i(load: Load, mesh: Mesh) -> Step:
+    async def step(rng: random.Random, seconds: float) -> None:
+        await load.call("auth.who_am_i", seconds, mesh.within(timedelta(seconds=seconds)).auth.who_am_i())
+
+    return step
+
+
+def _connect(load: Load) -> Step:
+    """Somebody who comes anew: the callout, the exchange of the key, a first call."""
+    house = load.house
+
+    async def come(seconds: float) -> None:
+        patience = timedelta(seconds=seconds)
+        async with wardmesh.connect(house.mesh.nats_url, house.here.api_key, timeout=patience) as mesh:
+            await mesh.within(patience).auth.who_am_i()
+
+    async def step(rng: random.Random, seconds: float) -> None:
+        # Coming and asking have a deadline each; leaving has seconds of its own for what is queued, which is nothing.
+        await load.call("connect", 2 * seconds, come(seconds))
+
+    return step
+
+
+def _hook(load: Load, http: httpx2.AsyncClient) -> Step:
+    """A sender that tries again until it is told that its event was accepted, as Stripe does."""
+
+    async def step(rng: random.Random, seconds: float) -> None:
+        event_id = f"evt_{rng.randbytes(12).hex()}"
+        body = json.dumps({"id": event_id, "object": "event", "type": "invoice.paid"}).encode()
+        for attempt in range(HOOK_TRIES):
+            posted = await load.post(
+                "POST /hooks", http, load.house.hook_url, content=body, headers=sign_as_stripe(body)
+            )
+            if posted is not None:
+                load.ledger.hooked.add(event_id)
+                return
+            if load._stopping:
+                return
+            await asyncio.sleep(min(0.05 * 2**attempt, 1.0))
+
+    return step
+
+
+def _gateway(load: Load, http: httpx2.AsyncClient) -> Step:
+    house = load.house
+    base = f"{house.mesh.http_url}/v1/{house.here.workspace}"
+
+    async def step(rng: random.Random, seconds: float) -> None:
+        asked = {"api_key": house.here.api_key, "scope": house.here.workspace}
+        exchanged = await load.post("POST /v1", http, f"{base}/auth/exchange_key", json=asked)
+        if exchanged is None:
+            return
+        headers = {"authorization": f"Bearer {exchanged.json()['token']}"}
+        await load.post("POST /v1", http, f"{base}/secrets/list", json={"prefix": "load/"}, headers=headers)
+
+    return step
+
+
+async def _receive_events(load: Load, mesh: Mesh) -> None:
+    async for event in mesh.events.subscribe(">", group="books"):
+        async with event:
+            load.ledger.events_received[event.id] += 1
+
+
+async def _receive_messages(load: Load, mesh: Mesh) -> None:
+    async for message in mesh.bridge.receive(group="books"):
+        async with message:
+            load.ledger.messages_received[str(message.id)] += 1
+
+
+async def _follow(load: Load, mesh: Mesh) -> None:
+    following = 0
+    async for entry in mesh.audit.tail(start=0):
+        if entry.index != following:
+            load.defect(f"the tail went from entry {following - 1} to {entry.index}")
+        following = entry.index + 1
+        load.ledger.tailed[str(entry.event.id)] += 1
+
+
+async def settled(load: Load) -> list[str]:
+    """Stop the workers, wait for what is on its way, and return all that is wrong."""
+    await load.stop()
+    waited = await load.ledger.settle()
+    load.note(f"everything that was promised had arrived {waited:.1f} s after the last call")
+    problems = [*load.defects, *load.ledger.problems()]
+    house = load.house
+    async with (
+        house.tenant.connect(house.here.api_key) as here,
+        house.tenant.connect(house.there.api_key) as there,
+    ):
+        problems += await checks.check_secrets(load.ledger, here)
+        problems += await checks.check_backlog(load.ledger, here)
+        versions = {path: count async for path, count in checks.versions_of(here, "load/")}
+        problems += await checks.check_log(here, checks.check_here(load.ledger, versions))
+        problems += await checks.check_log(there, checks.check_there(load.ledger))
+    return problems
