@@ -42,7 +42,7 @@ async def init(
         return
     run.out.line(f"{compose} has the keys, passwords, certificates and configurations of a cluster of three.")
     run.out.line("Keep a copy of it where nobody else reads it: what it encrypts is lost with it.")
-    run.out.note("next: docker compose up --build --wait", "dim")
+    run.out.note("next: docker compose up --build --detach", "dim")
 
 
 async def docs(
