@@ -58,7 +58,7 @@ async def _shared(messaging: Messaging, count: int) -> float:
 async def _measure(url: str, rounds: int, single: int, shared: int) -> list[tuple[float, float]]:
     messaging = Messaging("secrets")
     messaging.nats = await nats.connect(url)
-    await messaging.ensure_stream(StreamConfig(name="AUDIT", subjects=["audit.>"]))
+    await messaging.jetstream.add_stream(StreamConfig(name="AUDIT", subjects=["audit.>"]))
     pairs = []
     for number in range(rounds):
         step(f"round {number + 1} of {rounds}")

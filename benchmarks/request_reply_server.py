@@ -56,7 +56,7 @@ async def answer_raw(client: Client) -> None:
 async def answer_through_gates(client: Client, key: OKPKey, durability: Durability) -> None:
     messaging = Messaging("secrets")
     messaging.nats = client
-    await messaging.ensure_stream(StreamConfig(name="AUDIT", subjects=["audit.>"]))
+    await messaging.jetstream.add_stream(StreamConfig(name="AUDIT", subjects=["audit.>"]))
     audit = AuditPublisher(messaging, "secrets")
     audit.start()
     operations = Operations(

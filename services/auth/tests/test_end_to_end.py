@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -11,9 +12,9 @@ from typing import Any
 import httpx2
 import nats
 import nats.errors
+import nats.js.errors
 import pytest
 from nats.aio.client import Client
-from nats.js.api import StreamConfig
 from opentelemetry import trace
 
 from wardmesh.contracts.audit import AuditEnvelope
@@ -36,7 +37,6 @@ async def log(servers: EmbeddedMesh) -> AsyncIterator[Messaging]:
     """The audit service's connection, to read what was recorded."""
     messaging = Messaging("audit")
     await messaging.connect([servers.nats_url], seed=read_seed(servers.layout.identities.seed_file("audit")))
-    await messaging.ensure_stream(StreamConfig(name="AUDIT", subjects=["audit.>"]))
     yield messaging
     await messaging.drain()
 
@@ -139,16 +139,13 @@ async def connect(servers: EmbeddedMesh, scope: str, principal: str, password: s
 async def recorded(log: Messaging, scope: str, action: str) -> list[Any]:
     """Events of a scope with that action that are in the stream by now."""
     await asyncio.sleep(0.3)
-    found = []
-    subscription = await log.jetstream.subscribe(f"audit.{scope}.auth", stream="AUDIT", ordered_consumer=True)
-    try:
+    found: list[Any] = []
+    sequence = 0
+    with contextlib.suppress(nats.js.errors.NotFoundError):
         while True:
-            message = await subscription.next_msg(timeout=0.5)
-            found.extend(AuditEnvelope.model_validate_json(message.data).events)
-    except nats.errors.TimeoutError:
-        pass
-    finally:
-        await subscription.unsubscribe()
+            message = await log.jetstream.get_msg("AUDIT", sequence + 1, subject=f"audit.{scope}.auth", next=True)
+            found.extend(AuditEnvelope.model_validate_json(message.data or b"").events)
+            sequence = message.seq or 0
     return [event for event in found if event.action == action]
 
 

@@ -16,7 +16,6 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import OKPKey
 from nats.aio.client import Client
-from nats.js.api import StorageType, StreamConfig
 
 from wardmesh.contracts import bridge as contracts
 from wardmesh.contracts.bridge import (
@@ -51,16 +50,12 @@ async def connect(mesh: EmbeddedMesh, user: str) -> Client:
 
 @pytest.fixture(scope="session")
 async def auth(servers: EmbeddedMesh) -> AsyncIterator[None]:
-    """What the auth and the audit service would have made: the buckets, a signing key, the audit stream."""
-    auth, audit = await connect(servers, "auth"), await connect(servers, "audit")
-    jwks = await auth.jetstream().create_key_value(bucket="jwks")
-    await auth.jetstream().create_key_value(bucket="revocations")
+    """What the auth service would have done: published a signing key."""
+    auth = await connect(servers, "auth")
+    jwks = await auth.jetstream().key_value("jwks")
     await jwks.put(ISSUER_KEY.kid, json.dumps(ISSUER_KEY.as_dict(private=False)).encode())
-    stream = StreamConfig(name="AUDIT", subjects=["audit.>"], storage=StorageType.MEMORY)
-    await audit.jetstream().add_stream(stream)
     yield
     await auth.close()
-    await audit.close()
 
 
 @pytest.fixture(scope="session")

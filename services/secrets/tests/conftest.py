@@ -206,9 +206,12 @@ async def servers() -> AsyncIterator[EmbeddedMesh]:
     async def schema(url: str, passwords: dict[str, str]) -> None:
         await migrate(url, {"secrets": migrations_of("secrets")}, passwords)
 
+    async def no_streams(_url: str, _seed: str, _ca_file: Path | None) -> None:
+        """Tests declare what they need: one shows what happens without a stream."""
+
     folder = Path(tempfile.mkdtemp(prefix="wardmesh-secrets-"))
     try:
-        async with EmbeddedMesh(data_dir=folder, services=(), migrations=schema) as mesh:
+        async with EmbeddedMesh(data_dir=folder, services=(), migrations=schema, streams=no_streams) as mesh:
             yield mesh
     finally:
         shutil.rmtree(folder)

@@ -13,7 +13,6 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import OKPKey
 from nats.aio.client import Client
-from nats.js.api import StorageType, StreamConfig
 
 from wardmesh.contracts import secrets as contracts
 from wardmesh.contracts.operation import AnyContract, Empty, Level, Message
@@ -25,6 +24,7 @@ from wardmesh.errors import CODE_HEADER, AuditUnavailable, InvalidRequest, Permi
 from wardmesh.headers import AUTHORIZATION, REQUEST_ID
 from wardmesh.ids import RequestId, SessionId, TokenId
 from wardmesh.server.runtime import running
+from wardmesh.server.streams import Choices, declared
 from wardmesh_cli.embedded.mesh import EmbeddedMesh
 from wardmesh_secrets.app import build
 from wardmesh_secrets.settings import Settings
@@ -39,12 +39,20 @@ async def connect(mesh: EmbeddedMesh, user: str) -> Client:
     return await nats.connect(mesh.nats_url, nkeys_seed_str=seed, inbox_prefix=f"_INBOX.{user}")
 
 
+async def declare(mesh: EmbeddedMesh, *names: str) -> None:
+    """Declare some of the mesh's streams only."""
+    provisioner = await connect(mesh, "provisioner")
+    for name in names:
+        await provisioner.jetstream().add_stream(declared(Choices())[name])
+    await provisioner.close()
+
+
 @pytest.fixture(scope="module")
 async def vault(servers: EmbeddedMesh) -> AsyncIterator[None]:
     """The service, and what the auth service would have made. There is no stream for audit events yet."""
+    await declare(servers, "KV_jwks", "KV_revocations")
     auth = await connect(servers, "auth")
-    jwks = await auth.jetstream().create_key_value(bucket="jwks")
-    await auth.jetstream().create_key_value(bucket="revocations")
+    jwks = await auth.jetstream().key_value("jwks")
     await jwks.put(ISSUER_KEY.kid, json.dumps(ISSUER_KEY.as_dict(private=False)).encode())
     await auth.close()
     identities = servers.layout.identities
@@ -143,9 +151,8 @@ async def test_through_the_gates(servers: EmbeddedMesh, door: Door, admin: Any, 
     with pytest.raises(AuditUnavailable):
         await door.get(admin, "openai/api-key")
 
+    await declare(servers, "AUDIT")
     audit = await connect(servers, "audit")
-    stream = StreamConfig(name="AUDIT", subjects=["audit.>"], storage=StorageType.MEMORY)
-    await audit.jetstream().add_stream(stream)
     assert await door.get(admin, "openai/api-key") == CANARY
 
     agent = person(Level.RESTRICTED, like=admin, permissions=["secret.read", "secret.list"])

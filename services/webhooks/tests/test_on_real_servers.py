@@ -19,7 +19,6 @@ from wardmesh.contracts.operation import Category
 from wardmesh.contracts.webhooks import CreateSource, DeliveredEvent, Fetch, NewEvent, Publish, Scheme
 from wardmesh.envelope import Event
 from wardmesh.ids import EventId, ServiceId
-from wardmesh.server.broker import STREAMS
 from wardmesh.server.database import Database
 from wardmesh.server.fetching import Fetcher
 from wardmesh.server.runtime import Runtime, running
@@ -30,7 +29,7 @@ from wardmesh_webhooks.domain import MAX_WEBHOOK_BYTES, Received
 from wardmesh_webhooks.ports import Acceptance
 from wardmesh_webhooks.service import WebhookService
 from wardmesh_webhooks.settings import Settings
-from wardmesh_webhooks.stream import EVENTS, FETCH_LIMITS, events_stream
+from wardmesh_webhooks.stream import EVENTS, FETCH_LIMITS
 from wardmesh_webhooks.vault import SecretVault
 
 MAX_PAYLOAD = 1024 * 1024
@@ -83,16 +82,6 @@ async def house(settings: Settings) -> AsyncIterator[House]:
         house = House(runtime, settings, settings.webhooks_http_port)
         async with house.http:
             yield house
-
-
-@pytest.fixture(autouse=True, scope="module")
-async def audit_stream(servers: EmbeddedMesh) -> AsyncIterator[None]:
-    """The stream AUDIT, declared as its owner would: acceptance waits for its envelopes like for the events."""
-    seed = servers.layout.identities.seed_file("audit").read_text().strip()
-    client = await nats.connect(servers.nats_url, nkeys_seed_str=seed, inbox_prefix=b"_INBOX.audit")
-    await client.jetstream().add_stream(name="AUDIT", subjects=list(STREAMS["AUDIT"]))
-    yield
-    await client.close()
 
 
 def stripe_headers(body: bytes, at: datetime | None = None) -> dict[str, str]:
@@ -225,8 +214,7 @@ async def test_what_was_committed_before_a_crash_is_delivered_after_it(
                     await asyncio.sleep(0.05)
 
 
-async def test_the_stream_is_as_declared_when_it_is_declared_again(house: House, settings: Settings) -> None:
-    await house.runtime.messaging.ensure_stream(events_stream(settings.webhooks_events_max_bytes))
+async def test_the_stream_is_as_declared(house: House) -> None:
     assert house.runtime.messaging.drift == {}
 
 

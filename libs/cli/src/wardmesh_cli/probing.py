@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wardmesh.errors import CredentialRefused, ServiceUnavailable
 
 OPERATOR: Final = "operator"
+STREAMS_ACCOUNT: Final = "STREAMS"
 CONNECT_SECONDS: Final = 3.0
 ANSWER_SECONDS: Final = 0.5
 """How long services get to answer; a healthy one needs a millisecond."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import nats
@@ -16,6 +17,7 @@ from wardmesh.errors import ServiceUnavailable
 from wardmesh.server.messages import OutboundMessage
 from wardmesh.server.messaging import Messaging
 from wardmesh.server.mirror import Mirror
+from wardmesh.server.streams import Choices, declared
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_a_publish_returns_when_the_stream_has_it_and_fails_at_once_when_the_broker_is_away(broker: Any) -> None:
     messaging = await connect(broker.url)
-    await messaging.ensure_stream(StreamConfig(name="AUDIT", subjects=["audit.>"]))
+    await messaging.jetstream.add_stream(StreamConfig(name="AUDIT", subjects=["audit.>"]))
     message = OutboundMessage("audit.x.y", b"one", message_id="1")
     await messaging.publish([message, message])
     broker.stop(signal.SIGKILL)
@@ -67,15 +69,35 @@ async def test_a_subject_that_no_stream_takes_is_an_error_and_not_a_wait(broker:
     await messaging.drain()
 
 
-async def test_declaring_a_stream_again_changes_nothing_and_drift_is_reported(broker: Any) -> None:
+async def test_a_service_waits_for_its_stream(broker: Any) -> None:
     messaging = await connect(broker.url)
-    declared = StreamConfig(name="AUDIT", subjects=["audit.>"], max_age=3600.0)
-    for _ in range(2):
-        await messaging.ensure_stream(declared)
-    assert not messaging.drift
-    await messaging.ensure_stream(StreamConfig(name="AUDIT", subjects=["audit.>", "more.>"], max_age=60.0))
-    assert set(messaging.drift["AUDIT"]) == {"subjects", "max_age"}
-    assert (await messaging.jetstream.stream_info("AUDIT")).config.max_age == 3600.0
+    waiting = asyncio.create_task(messaging.expect_stream("EVENTS"))
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    await messaging.jetstream.add_stream(declared(Choices(events_max_bytes=1024 * 1024))["EVENTS"])
+    async with asyncio.timeout(5):
+        await waiting
+    assert not messaging.drift, "how large it may become is the provisioner's to know"
+    await messaging.drain()
+
+
+async def test_a_stream_that_is_something_else_is_reported_and_left_alone(broker: Any) -> None:
+    messaging = await connect(broker.url)
+    present = replace(declared(Choices())["AUDIT"], subjects=["audit.>", "rpc.>"], max_age=3600.0, deny_purge=False)
+    await messaging.jetstream.add_stream(present)
+    await messaging.expect_stream("AUDIT")
+    assert messaging.drift == {"AUDIT": ["deny_purge", "max_age", "subjects"]}
+    assert (await messaging.jetstream.stream_info("AUDIT")).config.subjects == ["audit.>", "rpc.>"]
+    await messaging.expect_stream("AUDIT", replicas=3)
+    assert "num_replicas" in messaging.drift["AUDIT"]
+    await messaging.drain()
+
+
+async def test_patience_for_a_stream_ends(broker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wardmesh.server.messaging.EXPECT_SECONDS", 0.3)
+    messaging = await connect(broker.url)
+    with pytest.raises(ServiceUnavailable, match="KV_jwks"):
+        await messaging.expect_bucket("jwks")
     await messaging.drain()
 
 

@@ -70,6 +70,8 @@ class EmbeddedMesh:
     services: Sequence[str] = SERVICES
     command: Callable[[str], Sequence[str]] = service_command
     migrations: Callable[[str, Mapping[str, str]], Awaitable[None]] = migrate_all
+    streams: Callable[[str, str, Path | None], Awaitable[None]] = declare_streams
+    """Given the broker's URL, the provisioner's seed and the authority of the broker's certificate, if it has one."""
     servers: Servers = field(default_factory=EmbeddedServers)
     """NATS and PostgreSQL; the wheels' unless others are given."""
 
@@ -189,7 +191,7 @@ class EmbeddedMesh:
         # Both to their end, so that nothing is left running if one fails.
         for outcome in await asyncio.gather(
             self.migrations(self.database_url(), passwords),
-            declare_streams(self.nats_url, seed, self._nats_ca_file),
+            self.streams(self.nats_url, seed, self._nats_ca_file),
             return_exceptions=True,
         ):
             if outcome is not None:

@@ -221,6 +221,7 @@ def _reader_of_stream(stream: str) -> tuple[str, ...]:
     # asker names. No CONSUMER.DELETE: unused consumers are forgotten by the broker.
     return (
         f"$JS.API.STREAM.INFO.{stream}",
+        f"$JS.API.STREAM.MSG.GET.{stream}",
         f"$JS.API.CONSUMER.CREATE.{stream}.>",
         f"$JS.API.CONSUMER.DURABLE.CREATE.{stream}.*",
         f"$JS.API.CONSUMER.INFO.{stream}.*",
