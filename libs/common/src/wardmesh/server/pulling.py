@@ -5,7 +5,7 @@
 FastStream 0.7.8 collects a batch by fetching again and again until it is full or its time is over; it expects
 `nats.errors.TimeoutError` at the end. nats-py 2.16 raises the builtin `TimeoutError`, which is another class, if the
 time is over between two of its steps. Then the collecting task dies, and with it what it had pulled: those messages
-come again when their acknowledgement is overdue, half a minute later (measured: one batch in seventy).
+come again when their acknowledgement is overdue (docs/adr/0009 has how often).
 
 What always holds after `start`:
 - A batch is handed on as soon as there is something, with whatever else is there; it never waits to be full. While one
