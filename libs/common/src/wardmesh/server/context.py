@@ -45,7 +45,8 @@ class Call:
         self.contract = contract
         self.request_id = request_id
         self.trace_id = trace_id
-        self._ends_at = ends_at
+        self.ends_at = ends_at
+        """When the caller stops waiting, on the event loop's clock."""
         self._outbox = outbox
         self._caller: Caller | None = None
         self._tenant: TenantContext | None = None
@@ -99,7 +100,7 @@ class Call:
 
     def seconds_left(self) -> float:
         """How long the caller still waits; never negative."""
-        return max(0.0, self._ends_at - asyncio.get_running_loop().time())
+        return max(0.0, self.ends_at - asyncio.get_running_loop().time())
 
     def note(self, *, targets: Iterable[str] = (), **details: Json) -> None:
         """Add to the audit event what it was done to and what there is to know about it. Never a secret."""

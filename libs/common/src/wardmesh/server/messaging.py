@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
@@ -25,6 +24,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
+from wardmesh import tls
 from wardmesh.errors import ServiceUnavailable
 from wardmesh.server.broker import stream_of_bucket
 from wardmesh.server.messages import OutboundMessage
@@ -62,9 +62,6 @@ class Messaging:
 
     async def connect(self, servers: Sequence[str], *, seed: str, ca_file: Path | None = None) -> Self:
         """Connect as the nkey user of `seed`; wait for the broker as long as it takes."""
-        options: dict[str, Any] = {}
-        if ca_file is not None:
-            options["tls"] = tls_context(ca_file)
         await self.nats.connect(
             list(servers),
             name=f"wardmesh-{self.name}",
@@ -80,7 +77,7 @@ class Messaging:
             disconnected_cb=self._disconnected,
             reconnected_cb=self._reconnected,
             closed_cb=self._closed,
-            **options,
+            **tls_options(servers, ca_file),
         )
         return self
 
@@ -177,8 +174,7 @@ class Messaging:
         self.closed.set()
 
 
-def tls_context(ca_file: Path) -> ssl.SSLContext:
-    """Return a client's TLS settings: 1.2 at least, the authority of `ca_file` and no other."""
-    context = ssl.create_default_context(cafile=str(ca_file))
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
+def tls_options(servers: Sequence[str], ca_file: Path | None) -> dict[str, Any]:
+    """Return what nats-py is told of TLS: it is required if an address says so, or an authority is named."""
+    context = None if ca_file is None else tls.trusting(ca_file)
+    return tls.connect_options(context, required=context is not None or tls.is_asked_for(servers))

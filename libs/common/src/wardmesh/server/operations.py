@@ -46,7 +46,6 @@ from wardmesh.errors import (
     ERROR_HEADER,
     AuditUnavailable,
     AuthenticationError,
-    DeadlineExceeded,
     InternalError,
     Overloaded,
     RateLimited,
@@ -61,6 +60,7 @@ from wardmesh.ids import RequestId, Scope
 from wardmesh.server import gates, telemetry
 from wardmesh.server.authenticator import Authenticator
 from wardmesh.server.context import AuditOutbox, Call
+from wardmesh.server.deadlines import Deadlines
 from wardmesh.server.micro import QUEUE_GROUP, EndpointStats
 from wardmesh.server.ratelimit import RateLimiter
 from wardmesh.subjects import InvalidSubjectError, RpcSubject, is_reply_of, refusal_inbox
@@ -123,6 +123,7 @@ class Operations:
         self._tasks: set[asyncio.Task[None]] = set()
         # Long polls wait for something to happen: they are bounded apart, so that readers cannot crowd out callers.
         self._polls: set[asyncio.Task[None]] = set()
+        self._deadlines = Deadlines()
         self._client: Client | None = None
         self._tracing = True
         self._subscription: Any = None
@@ -147,6 +148,7 @@ class Operations:
         """Begin to answer."""
         self._client = client
         self._tracing = telemetry.is_tracing()
+        self._deadlines.start()
         self._subscription = await client.subscribe(
             RpcSubject.of_service(self.service), queue=QUEUE_GROUP, cb=self._receive
         )
@@ -158,6 +160,7 @@ class Operations:
                 await self._subscription.drain()
         while in_hand := self._tasks | self._polls:
             await asyncio.wait(in_hand)
+        self._deadlines.stop()
 
     async def _receive(self, message: Msg) -> None:
         # nats-py waits for this before the next message, so it only starts the work.
@@ -244,12 +247,9 @@ class Operations:
         assert bound is not None  # noqa: S101 - an unknown operation is no Credential operation
         request = gates.read_request(contract, body)
         call.name_targets(request)
-        try:
-            async with asyncio.timeout(call.seconds_left()):
-                response = await bound.handler(call, request)
-                await self._record_success(call)
-        except TimeoutError:
-            raise DeadlineExceeded from None
+        with self._deadlines.until(call.ends_at):
+            response = await bound.handler(call, request)
+            await self._record_success(call)
         answer: bytes = response.__pydantic_serializer__.to_json(response)
         return answer
 

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import nats.errors
 import nats.js.errors
@@ -32,7 +32,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from wardmesh.server.broker import PROVISIONER, inbox_prefix
-from wardmesh.server.messaging import tls_context
+from wardmesh.server.messaging import tls_options
 from wardmesh.server.settings import read_seed
 from wardmesh.server.streams import AUDIT_MAX_BYTES, EVENTS_MAX_BYTES, MIB, Choices, declared, drift
 
@@ -91,7 +91,6 @@ async def provision(
 ) -> Provisioned:
     """Declare every stream and bucket. `seed` is the provisioner's."""
     client = Client()
-    options: dict[str, Any] = {} if ca_file is None else {"tls": tls_context(ca_file)}
     troubles: list[Exception] = []
 
     async def note(error: Exception) -> None:
@@ -107,7 +106,7 @@ async def provision(
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=RETRY_SECONDS,  # type: ignore[arg-type]  # it sleeps that long; a float does
                 error_cb=note,
-                **options,
+                **tls_options(servers, ca_file),
             )
             return await _declare_all(client, choices, update=update)
     except (nats.errors.Error, TimeoutError, OSError) as error:

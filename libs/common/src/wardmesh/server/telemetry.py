@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
@@ -59,34 +59,54 @@ class ServerSpan:
             self.span.set_attribute("error.type", code)
 
 
-_NO_SPAN: Final = ServerSpan(trace.INVALID_SPAN, None)
-
-
 def is_tracing() -> bool:
     """Tell whether anybody keeps spans; making ones that nobody keeps costs a request a tenth of its time."""
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
-@contextmanager
 def server_span(
     operation: str, subject: RpcSubject, request_id: RequestId, headers: Mapping[str, str], *, tracing: bool = True
-) -> Iterator[ServerSpan]:
+) -> AbstractContextManager[ServerSpan]:
     """Continue the caller's trace while a request is answered, and put its ids on every log line.
 
     `tracing` is what `is_tracing` said when the process began: asking costs as much as a gate.
     """
+    context = RequestContext(request_id, subject.principal, operation)
     if not tracing and TRACE_PARENT not in headers:
-        reset = _current.set(RequestContext(request_id, subject.principal, operation))
-        try:
-            yield _NO_SPAN
-        finally:
-            _current.reset(reset)
-        return
+        return _Untraced(context)
+    return _traced(context, subject, headers)
+
+
+class _Untraced:
+    """What a request is wrapped in when nobody keeps spans: its ids for the log, and nothing else."""
+
+    __slots__ = ("_context", "_reset")
+
+    def __init__(self, context: RequestContext) -> None:
+        self._context = context
+
+    def __enter__(self) -> ServerSpan:
+        self._reset = _current.set(self._context)
+        return _NO_SPAN
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._reset)
+
+
+_NO_SPAN: Final = ServerSpan(trace.INVALID_SPAN, None)
+
+
+@contextmanager
+def _traced(context: RequestContext, subject: RpcSubject, headers: Mapping[str, str]) -> Iterator[ServerSpan]:
     parent = propagate.extract(headers) if TRACE_PARENT in headers else None
-    reset = _current.set(RequestContext(request_id, subject.principal, operation))
+    reset = _current.set(context)
     try:
         with _tracer.start_as_current_span(
-            operation, context=parent, kind=SpanKind.SERVER, record_exception=False, set_status_on_exception=False
+            context.operation,
+            context=parent,
+            kind=SpanKind.SERVER,
+            record_exception=False,
+            set_status_on_exception=False,
         ) as span:
             if span.is_recording():
                 span.set_attributes(
@@ -96,11 +116,11 @@ def server_span(
                         "rpc.method": subject.operation,
                         "wardmesh.scope": subject.scope,
                         "wardmesh.principal": subject.principal,
-                        "wardmesh.request_id": request_id,
+                        "wardmesh.request_id": context.request_id,
                     }
                 )
-            context = span.get_span_context()
-            yield ServerSpan(span, format(context.trace_id, "032x") if context.is_valid else None)
+            present = span.get_span_context()
+            yield ServerSpan(span, format(present.trace_id, "032x") if present.is_valid else None)
     finally:
         _current.reset(reset)
 
