@@ -59,11 +59,14 @@ async def test_a_cancellation_of_somebody_elses_goes_on(deadlines: Deadlines) ->
 
 
 async def test_an_error_of_the_block_is_not_covered_up(deadlines: Deadlines) -> None:
-    with pytest.raises(ZeroDivisionError), deadlines.until(soon()):
+    async def converts() -> None:
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
             raise ZeroDivisionError from None
+
+    with pytest.raises(ZeroDivisionError), deadlines.until(soon()):
+        await converts()
 
 
 async def test_after_stop_nothing_is_ended() -> None:
