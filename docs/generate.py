@@ -24,12 +24,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from pydantic.fields import FieldInfo
 
 from wardmesh.contracts import ALL, PERMISSIONS, of_service
 from wardmesh.contracts.operation import AnyContract, Credential, Durability, Level, ScopeKind
 from wardmesh.errors import BY_CODE, TokenExpired, WardmeshError
+from wardmesh.server.broker import BUCKETS, OWNED_STREAMS, PRIVATE_BUCKETS, stream_of_bucket
 from wardmesh.server.settings import ServiceSettings
+from wardmesh.server.streams import MIB, Choices, declared
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 _PLACE: Final = re.compile(r"(<!-- begin (?P<what>[a-z]+)(?: (?P<of>[a-z]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -148,6 +151,37 @@ def settings(service: str) -> str:
     )
 
 
+def streams(_: str) -> str:
+    """Every stream and bucket: who reads it, what it keeps, and what happens when it is full."""
+    owners = {stream: service for service, owned in OWNED_STREAMS.items() for stream in owned}
+    owners |= {stream_of_bucket(bucket): f"all; {owner} writes" for bucket, owner in BUCKETS.items()}
+    owners |= {stream_of_bucket(bucket): owner for bucket, owner in PRIVATE_BUCKETS.items()}
+
+    def row(config: StreamConfig) -> list[str]:
+        queue = config.retention is RetentionPolicy.WORK_QUEUE
+        kept = _age(config.max_age) if config.max_age else "until acknowledged" if queue else "always"
+        size = f"{config.max_bytes // MIB} MiB" if config.max_bytes and config.max_bytes > 0 else "any"
+        full = "–" if size == "any" else "the oldest go" if config.discard is DiscardPolicy.OLD else "refuses"
+        where = "memory" if config.storage is StorageType.MEMORY else "disk"
+        subjects = ", ".join(f"`{subject}`" for subject in config.subjects or ())
+        return [
+            f"`{config.name}`",
+            subjects,
+            owners[str(config.name)],
+            kept,
+            size,
+            full if size != "any" else "–",
+            where,
+        ]
+
+    head = ("stream", "takes", "read by", "keeps", "up to", "when full", "in")
+    return _table(head, map(row, declared(Choices()).values()))
+
+
+def _age(seconds: float) -> str:
+    return f"{seconds / 86_400:g} d" if seconds >= 86_400 else f"{seconds / 3_600:g} h"
+
+
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
@@ -179,6 +213,7 @@ _MAKERS: Final[Mapping[str, Callable[[str], str]]] = {
     "operations": operations,
     "roles": roles,
     "settings": settings,
+    "streams": streams,
 }
 
 

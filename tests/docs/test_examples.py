@@ -73,7 +73,13 @@ async def run(place: Path, *command: str, **environment: str) -> tuple[int, str]
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=str)
 async def test_a_program_runs_and_prints_what_the_page_says(place: Path, program: Example) -> None:
-    status, said = await run(place, sys.executable, "-W", "error", "-c", program.text, **as_a_backend(place))
+    if "def test_" in program.text:
+        (place / "test_example.py").write_text(program.text)
+        options = ["asyncio_mode=auto", "asyncio_default_fixture_loop_scope=function"]
+        command = ["-m", "pytest", *(f"-o{option}" for option in options), "-p", "no:cacheprovider", "test_example.py"]
+    else:
+        command = ["-c", program.text]
+    status, said = await run(place, sys.executable, "-W", "error", *command, **as_a_backend(place))
     assert status == 0, said
     assert program.expected is None or is_as_expected(program.expected, said), said
 

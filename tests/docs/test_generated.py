@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from docs.generate import ROOT, documents, filled, operations, settings
 
 from wardmesh.contracts import of_service
+from wardmesh.server.broker import BUCKETS, OWNED_STREAMS, PRIVATE_BUCKETS
 from wardmesh.subjects import SERVICES
 
 GENERATED = [file for file in documents() if "<!-- begin " in file.read_text()]
@@ -24,6 +26,26 @@ def test_a_service_shows_its_operations_and_settings(service: str) -> None:
     for place in (f"<!-- begin operations {service} -->", f"<!-- begin settings {service} -->"):
         assert place in text
     assert operations(service).count("\n") == len(of_service(service)) + 1
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_names_its_tables_and_streams(service: str) -> None:
+    folder = ROOT / "services" / service
+    text = (folder / "README.md").read_text()
+    migrations = "".join(file.read_text() for file in (folder / "migrations").glob("*.sql"))
+    tables = set(re.findall(rf"^create table {service}\.(\w+) \(", migrations, re.MULTILINE))
+    buckets = {bucket for bucket, owner in {**BUCKETS, **PRIVATE_BUCKETS}.items() if owner == service}
+    assert tables
+    for name in tables | buckets | set(OWNED_STREAMS[service]):
+        assert f"`{name}`" in text, f"say what {name} is for"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_has_the_same_chapters_as_the_others(service: str) -> None:
+    text = (ROOT / "services" / service / "README.md").read_text()
+    chapters = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    shared = ["What always holds", "Operations", "Settings", "Tables and streams", "Rooms", "How to test"]
+    assert [chapter for chapter in chapters if chapter in shared] == shared
 
 
 @pytest.mark.parametrize("service", ["", *SERVICES])
