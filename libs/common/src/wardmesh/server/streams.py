@@ -4,7 +4,7 @@
 |----------------|-----------------------------------------------|------------------------|-------------------------|
 | EVENTS         | domain events of all workspaces               | a week                 | publishers are refused  |
 | AUDIT          | audit envelopes on their way to the log       | they are sealed        | publishers are refused  |
-| SEALED         | news of what was sealed, in memory            | an hour                | the oldest go           |
+| SEALED         | news of what was sealed                       | an hour                | the oldest go           |
 | DEAD           | what could not be processed, as it came       | thirty days            | the oldest go           |
 | BRIDGE         | bridge messages as they were sent             | they are verified      | the outbox keeps them   |
 | INBOX          | verified bridge messages, for their receivers | a week                 | the outbox keeps them   |
@@ -12,9 +12,10 @@
 | KV_revocations | what is revoked                               | it can concern nothing | revoking is refused     |
 | KV_checkpoints | heads of logs as they were signed last        | for ever               | (it never is)           |
 
-What always holds, of every one: no message of it can be deleted or purged by the API, and none brings a header that
-purges (`Nats-Rollup`); no message is fetched by itself (`allow_direct`), because the broker would answer with its
-headers and body on whatever subject the asker names; none mirrors, sources, transforms or publishes again.
+What always holds, of every one: it is on disk, so that a broker that was killed has it when it is back; no message of
+it can be deleted or purged by the API, and none brings a header that purges (`Nats-Rollup`); no message is fetched by
+itself (`allow_direct`), because the broker would answer with its headers and body on whatever subject the asker names;
+none mirrors, sources, transforms or publishes again.
 
 What an operator chooses is in `Choices`. Pure: no I/O.
 """
@@ -57,8 +58,8 @@ AUDIT_MAX_BYTES: Final = 1024 * MIB
 """Some two million events that wait for their database; reserved on the broker's disk."""
 SEALED_MAX_AGE: Final = timedelta(hours=1)
 SEALED_MAX_BYTES: Final = 64 * MIB
-"""In memory: PostgreSQL is the record, and who missed something reads it by index. A second copy on disk would cost an
-fsync for each message and be one more place to erase from."""
+"""PostgreSQL is the record, and who missed something reads it by index. On disk all the same: a stream in memory ends
+with its server, nobody would declare it again, and sealing, which publishes before it acknowledges, would stand still."""
 DEAD_MAX_AGE: Final = timedelta(days=30)
 """Long enough for people to look."""
 DEAD_MAX_BYTES: Final = 1024 * MIB
@@ -114,7 +115,6 @@ def declared(choices: Choices) -> Mapping[str, StreamConfig]:
             discard=DiscardPolicy.OLD,
             max_age=SEALED_MAX_AGE.total_seconds(),
             max_bytes=SEALED_MAX_BYTES,
-            storage=StorageType.MEMORY,
         ),
         _stream(
             DEAD,
