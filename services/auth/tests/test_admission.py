@@ -8,8 +8,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fake_identities import FakeAudit
 
+from wardmesh.client.link import PROMPT_REFUSAL_SECONDS
 from wardmesh.contracts import auth as contracts
-from wardmesh.errors import InternalError
+from wardmesh.errors import InternalError, ServiceUnavailable
 from wardmesh.ids import KeyId, OrgId, SessionId, UserId, WorkspaceId
 from wardmesh_auth.admission import Admission
 from wardmesh_auth.callout import ConnectRequest, Grant, Refusal
@@ -120,7 +121,30 @@ async def test_what_was_revoked_or_expired_does_not_come_back(auth, owner) -> No
     assert isinstance(await auth.admission.decide(request(owner.scope, other)), Refusal)
 
 
-async def test_a_store_that_fails_refuses(auth, owner) -> None:
+async def test_a_store_that_fails_refuses_but_not_as_soon_as_a_wrong_key_is(auth, owner) -> None:
     _account, key = await auth.service(owner, "member")
+    waited = 0.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal waited
+        waited += seconds
+
+    admission = Admission(auth.sessions, auth, auth.audit, auth.clock, monotonic=lambda: waited, sleep=sleep)
     auth.store.failure = InternalError()
-    assert await auth.admission.decide(request(owner.scope, key)) == Refusal("internal_error")
+    assert await admission.decide(request(owner.scope, key)) == Refusal("internal_error")
+    assert waited > PROMPT_REFUSAL_SECONDS, "or clients would believe that their credential is wrong"
+    waited = 0.0
+    auth.store.failure = None
+    assert isinstance(await admission.decide(request(owner.scope, "wmk_wrong")), Refusal)
+    assert waited == 0.0
+
+
+async def test_a_store_that_is_back_at_once_decides(auth, owner) -> None:
+    _account, key = await auth.service(owner, "member")
+
+    async def repair(_seconds: float) -> None:
+        auth.store.failure = None
+
+    admission = Admission(auth.sessions, auth, auth.audit, auth.clock, sleep=repair)
+    auth.store.failure = ServiceUnavailable()
+    assert isinstance(await admission.decide(request(owner.scope, key)), Grant)

@@ -6,12 +6,16 @@ What always holds: the scope is a parsed id before anything else is looked at; t
 scope; the connection ends with the credential, and after `ACCESS_TOKEN_LIFETIME` at the latest, so that nobody stays
 who would not get in again. Every decision is in the audit log, under the name that the credential proved or nobody's.
 
-On failure: what is raised here, `Callout` turns into a refusal.
+On failure: what is raised here, `Callout` turns into a refusal. The broker tells a client only that it was refused, in
+the same words whether its credential is wrong or nobody could look at it; clients go by how soon they hear of it. So
+what could not be decided is tried again, and refused no sooner than after `UNDECIDED_SECONDS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
@@ -19,7 +23,7 @@ from typing import Final, Protocol
 from wardmesh.contracts.audit import AuditEvent, Outcome
 from wardmesh.contracts.operation import Category
 from wardmesh.crypto.apikey import PREFIX
-from wardmesh.errors import WardmeshError
+from wardmesh.errors import UnavailableError, WardmeshError
 from wardmesh.ids import EventId, KeyId, OrgId, Principal, Scope, SessionId, UserId, parse_scope
 from wardmesh.server.authenticator import Authenticator
 from wardmesh_auth.callout import ConnectRequest, Decision, Grant, Refusal
@@ -30,6 +34,10 @@ ACTION: Final = "connection.open"
 MAX_PASSWORD_CHARACTERS: Final = 8192
 """More than any key or token of ours has."""
 MAX_SHOWN_CHARACTERS: Final = 64
+UNDECIDED_SECONDS: Final = 1.5
+"""Longer than clients take for a prompt refusal, by enough for a busy network; with the database's own time-out still
+shorter than the broker waits."""
+AGAIN_SECONDS: Final = 0.25
 
 
 class AuditQueue(Protocol):
@@ -60,23 +68,35 @@ class Admission:
         clock: Callable[[], datetime],
         *,
         lifetime: timedelta = ACCESS_TOKEN_LIFETIME,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._keys = keys
         self._authenticator = authenticator
         self._audit = audit
         self._clock = clock
         self._lifetime = lifetime
+        self._monotonic = monotonic
+        self._sleep = sleep
 
     async def decide(self, request: ConnectRequest) -> Decision:
         """Return a grant of exactly the scope that was asked for, or a refusal."""
         seen = _Seen()
-        decision: Decision
-        try:
-            decision = await self._judge(request, seen)
-        except WardmeshError as error:
-            decision = Refusal(error.code)
+        decision = await self._decide(request, seen)
         await self._record(request, seen, decision)
         return decision
+
+    async def _decide(self, request: ConnectRequest, seen: _Seen) -> Decision:
+        give_up = self._monotonic() + UNDECIDED_SECONDS
+        while True:
+            try:
+                return await self._judge(request, seen)
+            except UnavailableError as error:
+                if self._monotonic() >= give_up:
+                    return Refusal(error.code)
+                await self._sleep(AGAIN_SECONDS)
+            except WardmeshError as error:
+                return Refusal(error.code)
 
     async def _judge(self, request: ConnectRequest, seen: _Seen) -> Decision:
         try:
