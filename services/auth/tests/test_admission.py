@@ -128,6 +128,7 @@ async def test_a_store_that_fails_refuses_but_not_as_soon_as_a_wrong_key_is(auth
     async def sleep(seconds: float) -> None:
         nonlocal waited
         waited += seconds
+        auth.store.failure = InternalError()  # it fails one question at a time
 
     admission = Admission(auth.sessions, auth, auth.audit, auth.clock, monotonic=lambda: waited, sleep=sleep)
     auth.store.failure = InternalError()

@@ -59,7 +59,7 @@ AUDIT_MAX_BYTES: Final = 1024 * MIB
 SEALED_MAX_AGE: Final = timedelta(hours=1)
 SEALED_MAX_BYTES: Final = 64 * MIB
 """PostgreSQL is the record, and who missed something reads it by index. On disk all the same: a stream in memory ends
-with its server, nobody would declare it again, and sealing, which publishes before it acknowledges, would stand still."""
+with its server, nobody would declare it again, and sealing, which publishes before it acknowledges, would stop."""
 DEAD_MAX_AGE: Final = timedelta(days=30)
 """Long enough for people to look."""
 DEAD_MAX_BYTES: Final = 1024 * MIB
