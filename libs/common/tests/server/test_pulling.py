@@ -58,8 +58,10 @@ async def reading(url: str, stream: str, timeout: float, lost: list[str]) -> Asy
         await received.take(messages)
 
     await pulling.start(broker, lost=lambda: lost.append("lost"))
-    yield received
-    await broker.stop()
+    try:
+        yield received
+    finally:  # or a test that fails would leave the session waiting for its reader
+        await broker.stop()
 
 
 @pytest.fixture
