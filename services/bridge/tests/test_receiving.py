@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -24,6 +24,7 @@ class FakeInbox:
         self.asked: list[dict[str, Any]] = []
         self.deliveries: Sequence[Delivery] = ()
         self.terminated: list[str] = []
+        self.handed_back: list[str] = []
 
     async def fetch(self, **asked: Any) -> Sequence[Delivery]:
         self.asked.append(asked)
@@ -31,6 +32,9 @@ class FakeInbox:
 
     async def terminate(self, *, token: str, **_asked: Any) -> None:
         self.terminated.append(token)
+
+    async def hand_back(self, *, tokens: Iterable[str], **_asked: Any) -> None:
+        self.handed_back.extend(tokens)
 
 
 @pytest.fixture
@@ -70,9 +74,12 @@ async def test_fetched_messages_are_as_they_were_signed(
     message = signer(agreement, "mac_1", bytes(32), now).message(alice.workspace)
     payload = message.model_dump_json().encode()
     inbox.deliveries = [Delivery("inbox.x", {}, payload, ack="1.2.3.4.5", delivered=2)]
-    received = await service.fetch(bob.ask(contracts.FETCH), Receive(group="g"))
+    call = bob.ask(contracts.FETCH)
+    received = await service.fetch(call, Receive(group="g"))
     [delivered] = received.messages
     assert (delivered.message, delivered.delivery, delivered.ack) == (message, 2, "1.2.3.4.5")
+    await call.hand_back()
+    assert inbox.handed_back == ["1.2.3.4.5"]
 
 
 @pytest.mark.parametrize("group", ["*", ">", "a.b", "", "A", "a" * 65])

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -144,6 +144,7 @@ class FakeStream:
         self.deliveries: list[Delivery] = []
         self.fetches: list[dict[str, object]] = []
         self.terminated: list[str] = []
+        self.handed_back: list[str] = []
         self.release = asyncio.Event()
         self.release.set()
 
@@ -170,6 +171,9 @@ class FakeStream:
 
     async def terminate(self, *, consumer: str, filter_subject: str, token: str) -> None:
         self.terminated.append(token)
+
+    async def hand_back(self, *, consumer: str, filter_subject: str, tokens: Iterable[str]) -> None:
+        self.handed_back.extend(tokens)
 
 
 @dataclass(frozen=True)

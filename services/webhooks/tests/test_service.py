@@ -205,9 +205,13 @@ async def test_an_event_that_cannot_be_read_is_put_away_and_the_others_come(
     service: WebhookService, stream: FakeStream, admin: Person
 ) -> None:
     stream.deliveries = [delivery(admin, 1, **{"ce-source": "/elsewhere"}), delivery(admin, 2)]
-    fetched = await service.fetch(admin.ask(contracts.FETCH), Fetch(pattern=">", group="g"))
+    call = admin.ask(contracts.FETCH)
+    fetched = await service.fetch(call, Fetch(pattern=">", group="g"))
     assert [event.id for event in fetched.events] == ["evt_2"]
     assert stream.terminated == ["1.1.1.1.0"]
+    assert call.hand_back is not None
+    await call.hand_back()
+    assert stream.handed_back == [event.ack for event in fetched.events]
 
 
 async def test_one_principal_cannot_take_every_place(

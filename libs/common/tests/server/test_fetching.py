@@ -378,6 +378,16 @@ async def test_a_message_that_nobody_can_read_is_put_away(client: Client) -> Non
     assert await group.fetch() == []
 
 
+async def test_what_is_handed_back_comes_again_at_once(client: Client) -> None:
+    group = Group(client)
+    await group.publish(b"taken for nobody")
+    (delivery,) = await group.fetch()
+    name = consumer_name(group.workspace, group.principal, group.group)
+    await group.fetcher.hand_back(consumer=name, filter_subject=group.filter_subject, tokens=[delivery.ack])
+    (again,) = await group.fetch(wait=ACK_WAIT.total_seconds() / 2)
+    assert (again.data, again.delivered) == (b"taken for nobody", 2)
+
+
 async def test_a_workspace_has_so_many_groups_and_no_more(client: Client) -> None:
     limits = FetchLimits(forget_after=timedelta(days=7), max_groups=3)
     group = Group(client, limits)

@@ -272,6 +272,35 @@ async def test_stopping_finishes_what_is_in_hand(mesh: Mesh) -> None:
     assert code(await asked) is None
 
 
+async def test_what_is_answered_to_nobody_is_handed_back(mesh: Mesh, nats_client: Client) -> None:
+    handed_back: list[RequestId] = []
+
+    async def take(call: Call, _request: secrets.ListSecrets) -> secrets.Secrets:
+        async def hand_back() -> None:
+            handed_back.append(call.request_id)
+
+        call.hand_back = hand_back
+        return secrets.Secrets(secrets=())
+
+    mesh.handler = take
+    await mesh.start()
+    taken = await mesh.ask()
+    assert code(taken) is None
+    assert handed_back == []
+    # The same again, from somebody who does not listen any more.
+    headers = {"Authorization": "Bearer good", "Request-Id": str(RequestId.new())}
+    await nats_client.publish(
+        f"rpc.secrets.list.{WORKSPACE}.{AGENT}", b"{}", reply=f"_INBOX.{AGENT}.gone", headers=headers
+    )
+    async with asyncio.timeout(2):
+        while not handed_back:
+            await asyncio.sleep(0.01)
+    assert handed_back == [headers["Request-Id"]]
+    await mesh.ask()
+    await asyncio.sleep(0.1)
+    assert len(handed_back) == 1, "an answer that was taken is not handed back"
+
+
 async def test_a_principal_has_its_share_and_no_more(nats_client: Client) -> None:
     mesh = Mesh(nats_client)
     mesh.operations = Operations(

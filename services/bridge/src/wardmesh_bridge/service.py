@@ -13,8 +13,9 @@ On failure: the errors of `wardmesh_bridge.errors`; those of the store, the brok
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Final, Protocol
 
 from pydantic import ValidationError
@@ -87,6 +88,9 @@ class Inbox(Protocol):
 
     async def terminate(self, *, consumer: str, filter_subject: str, token: str) -> None:
         """Never deliver this one to this group again."""
+
+    async def hand_back(self, *, consumer: str, filter_subject: str, tokens: Iterable[str]) -> None:
+        """Deliver these again, at once: whoever they were taken for is gone."""
 
 
 class BridgeService:
@@ -247,6 +251,11 @@ class BridgeService:
                 await self._inbox.terminate(consumer=consumer, filter_subject=filter_subject, token=delivery.ack)
                 continue
             messages.append(DeliveredMessage(message=message, delivery=delivery.delivered, ack=delivery.ack))
+        if messages:
+            taken = [message.ack for message in messages]
+            call.hand_back = partial(
+                self._inbox.hand_back, consumer=consumer, filter_subject=filter_subject, tokens=taken
+            )
         return Received(messages=tuple(messages))
 
 

@@ -6,7 +6,7 @@ Every implementation of `Store` passes tests/test_store_contract.py.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -77,6 +77,7 @@ class EventReader(Protocol):
     ) -> list[Delivery]: ...
 
     async def terminate(self, *, consumer: str, filter_subject: str, token: str) -> None: ...
+    async def hand_back(self, *, consumer: str, filter_subject: str, tokens: Iterable[str]) -> None: ...
 
 
 class AuditQueue(Protocol):

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from wardmesh.contracts.operation import Empty
@@ -126,6 +127,9 @@ class WebhookService:
                 # Only this service writes to the stream, so it is a defect of ours; it must not come for ever.
                 _log.error("an event in the stream cannot be read and is put away")
                 await self._reader.terminate(consumer=consumer, filter_subject=subjects, token=delivery.ack)
+        if events:
+            taken = [event.ack for event in events]
+            call.hand_back = partial(self._reader.hand_back, consumer=consumer, filter_subject=subjects, tokens=taken)
         return Fetched(events=tuple(events))
 
     @contextmanager

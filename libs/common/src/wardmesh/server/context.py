@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
@@ -55,6 +55,8 @@ class Call:
         self.audit_actor: Principal = principal
         self._targets: list[str] = []
         self._details: dict[str, Json] = {}
+        self.hand_back: Callable[[], Awaitable[None]] | None = None
+        """Called if the answer finds nobody to take it; a handler that takes something off a stream sets it."""
         self.recorded = False
         """Whether the audit event of this call is committed with what it did."""
 

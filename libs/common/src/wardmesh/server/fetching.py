@@ -15,7 +15,7 @@ What always holds:
   confirmed (a stale token, a consumer that is gone) is dropped, and the message comes again: at least once.
 - A poll ends when there is something, when its time is over, when an answer is full (in messages or in bytes), or when
   the service stops. It never waits for a batch to fill.
-- What was taken for a caller who went away is handed back at once.
+- What was taken for a caller who went away is handed back at once (`hand_back`; who went away, `returns` finds out).
 - A consumer that was deleted is made again, at the beginning of what the stream still has: repeated, not lost. One that
   nobody used for `forget_after` is forgotten by the broker; let that be the stream's own age limit, and by then
   nothing is left that the group had seen.
@@ -37,7 +37,7 @@ import json
 import logging
 import re
 from base64 import b32encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
@@ -161,6 +161,12 @@ class Fetcher:
         """Never deliver this message to this group again: for one that nobody can read."""
         with _translated():
             await self._confirm(_durable_name(consumer, filter_subject), token, b"+TERM")
+
+    async def hand_back(self, *, consumer: str, filter_subject: str, tokens: Iterable[str]) -> None:
+        """Deliver these again, at once: whoever they were taken for is not there any more."""
+        name = _durable_name(consumer, filter_subject)
+        for token in tokens:
+            await self._client.publish(f"$JS.ACK.{self._stream}.{name}.{token}", b"-NAK")
 
     def close(self) -> None:
         """End every poll under way, with what it has; later ones return at once."""

@@ -63,6 +63,7 @@ from wardmesh.server.context import AuditOutbox, Call
 from wardmesh.server.deadlines import Deadlines
 from wardmesh.server.micro import QUEUE_GROUP, EndpointStats
 from wardmesh.server.ratelimit import RateLimiter
+from wardmesh.server.returns import Returns
 from wardmesh.subjects import InvalidSubjectError, RpcSubject, is_reply_of, refusal_inbox
 
 RequestT = TypeVar("RequestT", bound=Message)
@@ -124,6 +125,7 @@ class Operations:
         # Long polls wait for something to happen: they are bounded apart, so that readers cannot crowd out callers.
         self._polls: set[asyncio.Task[None]] = set()
         self._deadlines = Deadlines()
+        self._returns = Returns()
         self._client: Client | None = None
         self._tracing = True
         self._subscription: Any = None
@@ -149,6 +151,7 @@ class Operations:
         self._client = client
         self._tracing = telemetry.is_tracing()
         self._deadlines.start()
+        await self._returns.start(client)
         self._subscription = await client.subscribe(
             RpcSubject.of_service(self.service), queue=QUEUE_GROUP, cb=self._receive
         )
@@ -213,7 +216,10 @@ class Operations:
                 _log_defect(contract, error)
                 failure = InternalError()
             else:
-                await self._send(message.reply, answer, None)
+                hand_back = call.hand_back
+                await self._send(
+                    message.reply, answer, None, "" if hand_back is None else self._returns.expect(hand_back)
+                )
             if failure is not None:
                 reply = refusal_inbox(subject.principal) if isinstance(failure, ReplySubjectRefused) else message.reply
                 await self._record_failure(call, failure)
@@ -285,11 +291,11 @@ class Operations:
         headers = {CODE_HEADER: str(error.status), ERROR_HEADER: error.code, REQUEST_ID: request_id}
         await self._send(reply, body, headers)
 
-    async def _send(self, reply: str, body: bytes, headers: dict[str, str] | None) -> None:
+    async def _send(self, reply: str, body: bytes, headers: dict[str, str] | None, unheard: str = "") -> None:
         if self._client is None:
             return
         try:
-            await self._client.publish(reply, body, headers=headers)
+            await self._client.publish(reply, body, reply=unheard, headers=headers)
         except (nats.errors.Error, OSError) as error:
             _log.warning("an answer could not be sent: %s", type(error).__name__)
 
