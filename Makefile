@@ -64,8 +64,9 @@ lock: .venv/ready ## Resolve requirements.lock anew, and the images' part of it 
 	@$(LOCK) services/*/pyproject.toml --python-version 3.11 --constraints requirements.lock -o infra/requirements.lock
 	@$(LOCK) --group pyproject.toml:build --python-version 3.11 --constraints requirements.lock -o infra/build.lock
 
-docs: .venv/ready ## Write the OpenAPI and AsyncAPI pages from the contracts
+docs: .venv/ready ## Write the API pages, and what else of docs/ follows from the code
 	@$(BIN)/wardmesh docs docs/api
+	@$(BIN)/python -m docs.generate
 
 clean: ## Remove what was set up (data of `make up` stays)
 	@rm -rf .venv .mypy_cache .ruff_cache .hypothesis

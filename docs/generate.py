@@ -29,7 +29,7 @@ from pydantic.fields import FieldInfo
 
 from wardmesh.contracts import ALL, PERMISSIONS, of_service
 from wardmesh.contracts.operation import AnyContract, Credential, Durability, Level, ScopeKind
-from wardmesh.errors import BY_CODE, TokenExpired, WardmeshError
+from wardmesh.errors import BY_CODE, TokenExpired, TokenRevoked, WardmeshError
 from wardmesh.server.broker import BUCKETS, OWNED_STREAMS, PRIVATE_BUCKETS, stream_of_bucket
 from wardmesh.server.settings import ServiceSettings
 from wardmesh.server.streams import MIB, Choices, declared
@@ -115,11 +115,18 @@ def counts(_: str) -> str:
     return f"{len(ALL)} operations, {len(PERMISSIONS)} permissions."
 
 
+def decisions(_: str) -> str:
+    """The decisions, by number."""
+    files = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
+    titles = (file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ") for file in files)
+    return "\n".join(f"- [{title}]({file.name})" for file, title in zip(files, titles, strict=True))
+
+
 def errors(_: str) -> str:
     """Every error code of the wire; what a service adds of its own has one of these."""
 
     def sent_again(kind: type[WardmeshError]) -> str:
-        if issubclass(kind, TokenExpired):
+        if issubclass(kind, TokenExpired | TokenRevoked):
             return "once, with a new token"
         if not kind.retryable:
             return ""
@@ -209,6 +216,7 @@ def _documented(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
 
 _MAKERS: Final[Mapping[str, Callable[[str], str]]] = {
     "counts": counts,
+    "decisions": decisions,
     "errors": errors,
     "operations": operations,
     "roles": roles,
