@@ -2,8 +2,8 @@
 
 A long poll outlives its caller by up to its whole wait: a caller that was killed or cut off sends no word. What the
 poll then takes off a stream would be answered to nobody, and come again only when its acknowledgement is overdue; and
-the next poll that is left over may take it once more. So such an answer names a reply subject of ours, to which the broker
-itself says at once that nobody listened ("no responders").
+the next poll that is left over may take it once more. So such an answer names a reply subject of ours, to which the
+broker itself says at once that nobody listened ("no responders").
 
 What always holds: an answer is published once, whoever listens. Only the broker and this service can publish to the
 reply subject; whoever receives the answer could not.
