@@ -14,7 +14,9 @@ import pytest
 from nats.aio.client import Client
 
 from wardmesh.ids import KeyId, Principal, Scope, UserId, WorkspaceId, parse_principal, parse_scope
-from wardmesh.server.broker import inbox_prefix, static_permissions
+from wardmesh.server.broker import PROVISIONER, inbox_prefix, static_permissions
+from wardmesh.server.provision import provision
+from wardmesh.server.streams import Choices
 from wardmesh_auth.callout import Callout, ConnectRequest, Decision, Grant, Refusal
 from wardmesh_auth.responder import respond
 from wardmesh_cli.embedded import broker
@@ -159,8 +161,15 @@ class RunningBroker:
         return Grant(parse_scope(scope), who, KeyId.new(), expires_at)
 
 
-async def run_broker(folder: Path, *, servers: int = 1, with_callout: bool = True) -> AsyncIterator[RunningBroker]:
-    """Run one server, or a cluster, and the callout."""
+async def run_broker(
+    folder: Path,
+    *,
+    servers: int = 1,
+    with_callout: bool = True,
+    streams: Choices | None = None,
+    render: Callable[[BrokerConfig], str] = broker.render,
+) -> AsyncIterator[RunningBroker]:
+    """Run one server, or a cluster, and the callout; declare the mesh's streams if they are to be there."""
     identities = Identities(folder / "identities")
     identities.make()
     names = [f"n{number}" for number in range(servers)]
@@ -177,7 +186,7 @@ async def run_broker(folder: Path, *, servers: int = 1, with_callout: bool = Tru
         specs = []
         for name, config in zip(names, configs, strict=True):
             config_file = folder / f"{name}.conf"
-            config_file.write_text(broker.render(config))
+            config_file.write_text(render(config))
             spec = broker.process(config, config_file=config_file, log_file=folder / f"{name}.log")
             specs.append(replace(spec, name=name))
         await supervisor.start(*specs)
@@ -189,6 +198,8 @@ async def run_broker(folder: Path, *, servers: int = 1, with_callout: bool = Tru
             clock=lambda: datetime.now(UTC),
             on_error=running.callout_errors.append,
         )
+        if streams is not None:
+            await provision([config.url for config in configs], running.seed(PROVISIONER), streams)
         if with_callout:
             await respond(await running.static(CALLOUT_USER), callout, on_error=running.callout_errors.append)
         yield running
@@ -215,7 +226,7 @@ def _cluster(route: int, routes: list[int]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 async def one_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningBroker]:
-    async for running in run_broker(tmp_path_factory.mktemp("broker")):
+    async for running in run_broker(tmp_path_factory.mktemp("broker"), streams=Choices()):
         yield running
 
 

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import nats.js.errors
 import pytest
 from nats.aio.client import Client
-from nats.js.api import ConsumerConfig, KeyValueConfig, StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 from nats.micro import add_service
 from nats.micro.service import EndpointConfig, ServiceConfig
 from tests.broker.conftest import SILENCE_SECONDS, WAIT_SECONDS, RunningBroker
 
 from wardmesh.ids import UserId, WorkspaceId
-from wardmesh.server.broker import BUCKETS, GATEWAY, OPERATOR, OWNED_STREAMS, PRIVATE_BUCKETS, STREAMS, inbox_prefix
+from wardmesh.server.broker import (
+    BUCKETS,
+    GATEWAY,
+    OPERATOR,
+    OWNED_STREAMS,
+    PRIVATE_BUCKETS,
+    PROVISIONER,
+    STREAMS,
+    inbox_prefix,
+)  # fmt: skip
 from wardmesh.subjects import SERVICES
 
 STREAM_PAIRS = [(service, stream) for service in SERVICES for stream in STREAMS]
@@ -83,43 +92,64 @@ async def test_a_service_speaks_as_nobody_else(mesh_broker: RunningBroker, servi
 
 
 @pytest.mark.parametrize(("service", "stream"), STREAM_PAIRS)
-async def test_a_service_declares_and_reads_its_own_streams_only(
+async def test_a_service_reads_its_own_streams_only_and_declares_none(
     mesh_broker: RunningBroker, service: str, stream: str
 ) -> None:
     errors: list[Exception] = []
     js = (connection := await mesh_broker.static(service, errors)).jetstream(timeout=0.5)
-    config = StreamConfig(name=stream, subjects=list(STREAMS[stream]))
-    if stream in OWNED_STREAMS[service]:
-        await js.add_stream(config)
-        await js.update_stream(config)
-        await js.add_consumer(stream, ConsumerConfig(durable_name="tail", filter_subject=STREAMS[stream][0]))
-        await js.consumer_info(stream, "tail")
-        assert (await js.stream_info(stream)).config.subjects == list(STREAMS[stream])
-        assert not await refused(connection, errors)
-        return
-    consumer = ConsumerConfig(durable_name="thief", filter_subject=STREAMS[stream][0])
-    attempts = (
-        js.add_stream(config),
-        js.update_stream(config),
-        js.stream_info(stream),
-        js.get_msg(stream, 1),
+    mine = STREAMS[stream][0].replace(">", f"{WorkspaceId.new()}.>")
+    consumer = ConsumerConfig(durable_name="thief", filter_subject=mine, ack_policy=AckPolicy.EXPLICIT)
+    reads = (
+        lambda: js.stream_info(stream),
+        lambda: js.add_consumer(stream, consumer),
+        lambda: js.add_consumer(stream, replace(consumer, name="thief")),
+        lambda: js.consumer_info(stream, "thief"),
+    )
+    changes = (
+        js.add_stream(StreamConfig(name=stream, subjects=list(STREAMS[stream]))),
+        js.update_stream(StreamConfig(name=stream, subjects=[*STREAMS[stream], "rpc.>"])),
         js.get_msg(stream, 1, direct=True),
-        js.add_consumer(stream, consumer),
-        js.add_consumer(stream, ConsumerConfig(name="thief", filter_subject=STREAMS[stream][0])),
-        js.delete_consumer(stream, "tail"),
+        js.delete_msg(stream, 1),
+        js.delete_consumer(stream, "thief"),
         js.delete_stream(stream),
         js.purge_stream(stream),
+        # One without a name is pushed to where its maker says.
+        js.add_consumer(stream, ConsumerConfig(filter_subject=mine, deliver_subject=f"rpc.auth.x.{UserId.new()}.y")),
     )
+    if stream in OWNED_STREAMS[service]:
+        for read in reads:
+            await read()
+        assert not await refused(connection, errors)
+        attempts = list(changes)
+    else:
+        attempts = [*changes, *(read() for read in reads), js.get_msg(stream, 1)]
     # The broker drops what it refuses, so each waits in vain; together, they wait once.
-    results = await asyncio.gather(*attempts, return_exceptions=True)
+    results = await asyncio.gather(*[asyncio.wait_for(each, 0.5) for each in attempts], return_exceptions=True)
     assert [type(result) for result in results if not isinstance(result, TimeoutError)] == []
     await connection.flush()
     assert sum("permissions violation" in str(error).lower() for error in errors) == len(attempts)
 
 
+async def test_the_provisioner_declares_and_reads_nothing(mesh_broker: RunningBroker) -> None:
+    errors: list[Exception] = []
+    connection = await mesh_broker.static(PROVISIONER, errors)
+    js = connection.jetstream(timeout=WAIT_SECONDS)
+    for stream in STREAMS:
+        assert (await js.stream_info(stream)).config.subjects == list(STREAMS[stream])
+    workspace = WorkspaceId.new()
+    for subject in (
+        *(f"$JS.API.STREAM.{verb}.AUDIT" for verb in ("DELETE", "PURGE", "MSG.GET", "MSG.DELETE", "SNAPSHOT")),
+        *("$JS.API.DIRECT.GET.AUDIT", "$JS.API.CONSUMER.CREATE.AUDIT", "$JS.API.CONSUMER.MSG.NEXT.AUDIT.sealer"),
+        *("$JS.API.STREAM.CREATE.MINE", "$JS.API.STREAM.UPDATE.MINE", "$JS.API.STREAM.LIST"),
+        *(f"audit.{workspace}.auth", f"evt.{workspace}.a.b", "$KV.jwks.x", f"_INBOX.{UserId.new()}.x", "_INBOX.auth.x"),
+    ):
+        assert not await can_publish(connection, errors, subject), subject
+    for subject in ("audit.>", "evt.>", "$KV.>", "_INBOX.>", "$JS.>", "rpc.>", ">"):
+        assert not await can_subscribe(connection, errors, subject), subject
+
+
 async def test_what_a_service_publishes_its_reader_consumes_and_acknowledges(mesh_broker: RunningBroker) -> None:
     audit = (await mesh_broker.static("audit")).jetstream(timeout=WAIT_SECONDS)
-    await audit.add_stream(StreamConfig(name="AUDIT", subjects=["audit.>"]))
     workspace = WorkspaceId.new()
     for service in SERVICES:
         js = (await mesh_broker.static(service)).jetstream(timeout=WAIT_SECONDS)
@@ -135,7 +165,7 @@ async def test_what_a_service_publishes_its_reader_consumes_and_acknowledges(mes
 async def test_every_service_watches_the_buckets_and_only_their_owner_writes(mesh_broker: RunningBroker) -> None:
     owner = (await mesh_broker.static("auth")).jetstream(timeout=WAIT_SECONDS)
     for bucket in BUCKETS:
-        writing = await owner.create_key_value(KeyValueConfig(bucket=bucket, history=1))
+        writing = await owner.key_value(bucket)
         await writing.put("first", b"1")
         for service in SERVICES:
             errors: list[Exception] = []
@@ -150,11 +180,14 @@ async def test_every_service_watches_the_buckets_and_only_their_owner_writes(mes
             async with asyncio.timeout(WAIT_SECONDS):
                 while (entry := await watcher.updates()) is None or entry.key != f"then.{service}":
                     pass
-            assert (await reading.get("first")).value == b"1"
             await watcher.stop()
             assert not await refused(connection, errors)
             if service != "auth":
                 assert not await can_publish(connection, errors, f"$KV.{bucket}.first")
+                assert not await can_publish(connection, errors, f"$JS.API.STREAM.MSG.GET.KV_{bucket}")
+        assert (await writing.get("first")).value == b"1"
+        with pytest.raises(nats.js.errors.APIError):
+            await writing.purge("first")
         assert (await writing.get("first")).value == b"1"
 
 
@@ -226,21 +259,19 @@ async def test_the_system_user_finds_and_kicks_and_no_more(mesh_broker: RunningB
         assert not await can_subscribe(system, errors, subject)
 
 
-@pytest.mark.xfail(strict=True, reason="services declare their streams themselves; see PROVISIONER in server/broker.py")
 async def test_a_stream_cannot_be_stretched_over_other_peoples_requests(mesh_broker: RunningBroker) -> None:
-    """A stream is a subscription by another name: who may declare one must not choose what it takes."""
-    js = (await mesh_broker.static("webhooks")).jetstream(timeout=WAIT_SECONDS)
-    await js.add_stream(StreamConfig(name="EVENTS", subjects=["evt.>"]))
-    with contextlib.suppress(nats.js.errors.APIError, TimeoutError):
-        await js.update_stream(StreamConfig(name="EVENTS", subjects=["evt.>", "rpc.secrets.>"]))
-    try:
-        caller = await mesh_broker.caller()
-        await caller.connection.publish(
-            f"rpc.secrets.put.{caller.scope}.{caller.principal}", b"token", headers={"Authorization": "canary"}
-        )
-        await caller.connection.flush()
-        await asyncio.sleep(SILENCE_SECONDS)
-        with pytest.raises(nats.js.errors.NotFoundError):
-            await js.get_last_msg("EVENTS", f"rpc.secrets.put.{caller.scope}.{caller.principal}")
-    finally:
-        await js.update_stream(StreamConfig(name="EVENTS", subjects=["evt.>"]))
+    """A stream is a subscription by another name: who reads one must not choose what it takes."""
+    errors: list[Exception] = []
+    js = (connection := await mesh_broker.static("webhooks", errors)).jetstream(timeout=0.5)
+    for change in (js.update_stream, js.add_stream):
+        with pytest.raises(TimeoutError):
+            await change(StreamConfig(name="EVENTS", subjects=["evt.>", "rpc.secrets.>"]))
+        assert await refused(connection, errors)
+    caller = await mesh_broker.caller()
+    subject = f"rpc.secrets.put.{caller.scope}.{caller.principal}"
+    await caller.connection.publish(subject, b"token", headers={"Authorization": "canary"})
+    await caller.connection.flush()
+    await asyncio.sleep(SILENCE_SECONDS)
+    with pytest.raises(nats.js.errors.NotFoundError):
+        await js.get_last_msg("EVENTS", subject)
+    assert (await js.stream_info("EVENTS")).config.subjects == ["evt.>"]

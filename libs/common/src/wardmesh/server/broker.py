@@ -131,8 +131,14 @@ def account_of(user: str) -> str:
 
 
 def stream_imports() -> StreamImports:
-    """Return what account APP reaches of account STREAMS: what at least one service may ask of it."""
-    asked = _unique(_ACCOUNT_INFO, *(subject for service in SERVICES for subject in _asks_of_streams(service)))
+    """Return what account APP reaches of account STREAMS: what at least one service may ask of it, and its like.
+
+    Every one has a wildcard. An answer whose reply subject is an import's goes on into the other account if that import
+    is one subject, and nowhere if it is a pattern: the server then looks for the answer's subject, not for the reply's
+    (found on 2.15.1). Who may ask for what is the users' permissions to say, which have no wildcard to spare.
+    """
+    wanted = (subject for service in SERVICES for subject in _asks_of_streams(service))
+    asked = _unique(_ACCOUNT_INFO, *(_pattern(subject) for subject in wanted))
     polls = tuple(subject for subject in asked if subject.startswith(_PULL))
     return StreamImports(
         requests=tuple(subject for subject in asked if subject not in polls),
@@ -245,6 +251,11 @@ def _watcher_of_bucket(bucket: str) -> tuple[str, ...]:
         f"$JS.API.CONSUMER.INFO.{stream}.*",
         f"$JS.FC.{stream}.>",
     )
+
+
+def _pattern(subject: str) -> str:
+    *before, last = subject.split(".")
+    return subject if {"*", ">"} & {*before, last} else ".".join((*before, "*"))
 
 
 def _unique(*subjects: str) -> tuple[str, ...]:

@@ -110,8 +110,8 @@ async def provision(
             )
             return await _declare_all(client, choices, update=update)
     except (nats.errors.Error, TimeoutError, OSError) as error:
-        said = str(troubles[-1] if troubles else error) or type(error).__name__
-        raise BrokerUnreachable(f"the broker does not answer the provisioner: {said}") from error
+        said = "; ".join(dict.fromkeys(str(trouble) for trouble in (*troubles[-4:], error) if str(trouble)))
+        raise BrokerUnreachable(f"the broker does not answer the provisioner: {said or 'no word from it'}") from error
     finally:
         await client.close()
 
