@@ -247,7 +247,9 @@ class Operations:
             self._limit(subject, loop.time())
             call.admit(caller)
             if bound is None:
-                raise UnknownOperation(f"The service {self.service} has no such operation; its API page lists what it has.")
+                raise UnknownOperation(
+                    f"The service {self.service} has no such operation; its API page lists what it has."
+                )
             gates.check_scope_kind(contract, subject)
             gates.check_permission(contract, caller)
         assert bound is not None  # noqa: S101 - an unknown operation is no Credential operation
