@@ -63,6 +63,7 @@ _API_SECONDS: Final = 3.0
 _CONFIRM_SECONDS: Final = 2.0  # the broker does not answer to numbers it never gave out
 _GRACE_SECONDS: Final = 1.0  # beyond what the broker was told, before a poll is ended here
 _HEARTBEAT_SECONDS: Final = 2.5  # two missed: the broker has forgotten the poll, by a restart for instance
+_STRAGGLER_SECONDS: Final = 1.0  # for messages that the broker says it sent; those that are lost come again
 _SHORTEST_WAIT_SECONDS: Final = 0.05
 _ATTEMPTS: Final = 3
 _KNOWN_CONSUMERS: Final = 10_000
@@ -73,6 +74,7 @@ _ACK_TOKENS: Final = 9  # $JS.ACK.{stream}.{consumer}.{delivered}.{stream seq}.{
 _TOKEN = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20}){4}")
 _STATUS: Final = "Status"
 _DESCRIPTION: Final = "Description"
+_PENDING: Final = "Nats-Pending-Messages"
 _log = logging.getLogger(__name__)
 
 
@@ -234,7 +236,7 @@ class Fetcher:
     async def _pull(self, name: str, batch: int, wait_seconds: float) -> list[Delivery]:
         if not self._client.is_connected:
             raise ServiceUnavailable("The message broker is not connected.")
-        poll = _Poll(name, asyncio.get_running_loop().create_future())
+        poll = _Poll(name, batch, asyncio.get_running_loop().create_future())
         # Before the first await: `close` ends whatever it can see.
         self._polls.add(poll.ended)
         inbox = self._client.new_inbox()
@@ -272,10 +274,13 @@ class _ConsumerGone(Exception):
 class _Poll:
     """What the broker has said so far to one pull request."""
 
-    def __init__(self, name: str, ended: asyncio.Future[None]) -> None:
+    def __init__(self, name: str, batch: int, ended: asyncio.Future[None]) -> None:
         self.name = name
         self.ended = ended
         self.deliveries: list[Delivery] = []
+        self._batch = batch
+        self._sent: int | None = None
+        """How many messages the broker says it sent; known when it says that it is done."""
         self._heard = _now()
         self._failure: Exception | None = None
 
@@ -286,7 +291,11 @@ class _Poll:
         if status is None or message.reply:
             self._take(message, headers)
         elif status != "100":
+            self._sent = self._batch - int(headers.get(_PENDING, self._batch - len(self.deliveries)))
             self._failure = self._read(status, headers.get(_DESCRIPTION, ""))
+        # In a cluster the end is often said before the last messages come: those wait until a second node has noted
+        # that they are delivered, and "batch completed" does not.
+        if self._sent is not None and len(self.deliveries) >= self._sent:
             _finish(self.ended)
 
     async def wait(self, seconds: float, *, heartbeats: bool) -> None:
@@ -294,9 +303,12 @@ class _Poll:
         deadline = _now() + seconds
         while not self.ended.done():
             silent_until = self._heard + 2 * _HEARTBEAT_SECONDS + _GRACE_SECONDS if heartbeats else deadline
+            if self._sent is not None:
+                silent_until = self._heard + _STRAGGLER_SECONDS
             left = min(deadline, silent_until) - _now()
             if left <= 0:
-                self._failure = ServiceUnavailable("The message broker did not answer.")
+                if self._sent is None:
+                    self._failure = ServiceUnavailable("The message broker did not answer.")
                 return
             await asyncio.wait({self.ended}, timeout=left)
 
@@ -322,7 +334,7 @@ class _Poll:
             return None
         if "exceeds maxbytes" in text:
             # The normal end of a full answer. With nothing in it, a message is in the stream that fits none.
-            return None if self.deliveries else InternalError("A message in the stream is too large to be delivered.")
+            return None if self._sent else InternalError("A message in the stream is too large to be delivered.")
         if "maxwaiting" in text:
             return Overloaded("The group has too many polls open at once.")
         if status in {"409", "503"}:  # deleted, leadership change, server shutdown, no such consumer
