@@ -63,6 +63,8 @@ STORED_BY_DESIGN: Final[Mapping[str, str]] = {
     "User-Agent and source address": "the audit log says where a request came from",
     "request ids and trace ids": "logs, traces and the audit log are joined by them",
     "the name of an unknown field": "told to whoever sent it, in the answer's `violations`; kept nowhere",
+    "the user of a refused CONNECT, the subject of a refused publish": "nats-server names them in its own log, which "
+    "it has no setting for; the first is the scope's id, and our client writes nothing else there",
 }
 
 ANSWERS: Final = "answers"
@@ -73,7 +75,9 @@ BROKER_LOG: Final = "broker's log"
 def hidden_fields() -> Iterator[str]:
     """Yield `Model.field` for every field of a contract that `repr` does not show."""
     seen: set[type[BaseModel]] = set()
-    waiting: list[type[BaseModel]] = [model for contract in ALL.values() for model in (contract.request, contract.response)]
+    waiting: list[type[BaseModel]] = [
+        model for contract in ALL.values() for model in (contract.request, contract.response)
+    ]
     while waiting:
         model = waiting.pop()
         if model in seen:
