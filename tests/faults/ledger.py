@@ -141,6 +141,10 @@ class Log:
             if entry["event"]["action"] == action and entry["event"]["outcome"] == outcome
         )
 
+    def by_actor(self, action: str) -> Counter[str]:
+        """Return how often an action is in the log, by who did it."""
+        return Counter(entry["event"]["actor"] for entry in self.entries if entry["event"]["action"] == action)
+
     def details(self, action: str, name: str) -> set[str]:
         """Return what an action's successes say under `name`."""
         return {
@@ -150,6 +154,12 @@ class Log:
             and entry["event"]["outcome"] == "success"
             and name in entry["event"].get("details", {})
         }
+
+
+async def read_log(mesh: Mesh) -> Log:
+    """Return the mesh's workspace's log as it is now."""
+    entries = [json.loads(leaf) async for leaf in mesh.audit.leaves()]
+    return Log(entries, Counter(entry["event"]["id"] for entry in entries))
 
 
 async def versions_of(mesh: Mesh, prefix: str) -> AsyncIterator[tuple[str, int]]:

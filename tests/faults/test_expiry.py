@@ -1,0 +1,26 @@
+"""Access tokens and connections expire under load, and no call fails: each is renewed in time, and work goes on."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.faults.conftest import TOKEN_SECONDS
+from tests.faults.ledger import read_log
+from tests.faults.load import settled, working
+from tests.faults.world import House
+
+
+@pytest.mark.slow
+async def test_no_work_is_dropped_when_credentials_expire(house: House) -> None:
+    async with working(house, seed=0) as load:
+        await asyncio.sleep(2.2 * TOKEN_SECONDS)
+        problems = await settled(load)
+    problems += load.unanswered()
+    async with house.tenant.connect(house.here.api_key) as mesh:
+        log = await read_log(mesh)
+    # Not one of them could work to the end with what it started with.
+    connects = log.by_actor("connection.open")[house.here.principal]
+    visitors = sum(ended.kind == "connect" for ended in load.calls)
+    assert connects - visitors >= 2 * 2, "two clients that each connected again, twice"
+    assert not problems, "\n".join([*problems, load.report()])
