@@ -27,6 +27,7 @@ import nats.errors
 from wardmesh.errors import ServiceUnavailable, WardmeshError
 from wardmesh.ids import OrgId
 from wardmesh.subjects import SERVICES
+from wardmesh.tls import connect_options
 from wardmesh_cli import profile as profiles
 from wardmesh_cli.connecting import ConnectionOptions, Surroundings, Where, opened, target_of, tls_of
 from wardmesh_cli.door import open_door
@@ -149,6 +150,7 @@ async def clock(profile: Profile, around: Surroundings) -> Finding:
 async def callout(profile: Profile) -> Finding:
     """Does the broker answer, and does somebody decide who may connect?"""
     began = time.monotonic()
+    tls = None if profile.ca_file is None else tls_of(profile.ca_file)
 
     async def ignore(_error: Exception) -> None:
         pass
@@ -158,7 +160,7 @@ async def callout(profile: Profile) -> Finding:
             profile.url.split(","),
             user=OrgId.nil(),
             password="wardmesh doctor asks whether anybody answers",  # noqa: S106 - it is meant to be refused
-            tls=None if profile.ca_file is None else tls_of(profile.ca_file),
+            **connect_options(tls, required=tls is not None),
             allow_reconnect=False,
             connect_timeout=CONNECT_SECONDS,
             error_cb=ignore,

@@ -35,6 +35,7 @@ from wardmesh.crypto.errors import CryptoError
 from wardmesh.crypto.sealing import HolderKey
 from wardmesh.errors import CredentialRefused
 from wardmesh.ids import OrgId, Scope, WorkspaceId
+from wardmesh.tls import CA_FILE_VARIABLE, trusting
 from wardmesh_cli import profile as profiles
 from wardmesh_cli.door import open_door
 from wardmesh_cli.failures import CommandFailed, UsageFailed
@@ -42,7 +43,6 @@ from wardmesh_cli.private_files import locked
 from wardmesh_cli.profile import Login, Profile
 
 WORKSPACE_VARIABLE: Final = "WARDMESH_WORKSPACE"
-CA_FILE_VARIABLE: Final = "WARDMESH_CA_FILE"
 FRESH_ENOUGH: Final = timedelta(minutes=2)
 """How long an access token must still count for a command to begin with it."""
 
@@ -232,11 +232,9 @@ def read_key_file(file: Path) -> str:
 def tls_of(ca_file: Path) -> ssl.SSLContext:
     """Return TLS 1.2 or later that trusts the authority in `ca_file` and nobody else."""
     try:
-        context = ssl.create_default_context(cafile=str(ca_file))
-    except (OSError, ssl.SSLError) as error:
+        return trusting(ca_file)
+    except OSError as error:
         raise CommandFailed(f"{ca_file} is not a readable certificate authority.", "Name its PEM file.") from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
 
 
 def _path(text: str | None) -> Path | None:

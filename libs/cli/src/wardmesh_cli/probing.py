@@ -25,9 +25,9 @@ from nats.aio.msg import Msg
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wardmesh.errors import CredentialRefused, ServiceUnavailable
+from wardmesh.tls import connect_options
 
 OPERATOR: Final = "operator"
-STREAMS_ACCOUNT: Final = "STREAMS"
 CONNECT_SECONDS: Final = 3.0
 ANSWER_SECONDS: Final = 0.5
 """How long services get to answer; a healthy one needs a millisecond."""
@@ -103,7 +103,7 @@ async def connect_operator(url: str, seed: str, tls: ssl.SSLContext | None) -> C
             nkeys_seed_str=seed,
             inbox_prefix=f"_INBOX.{OPERATOR}",
             name="wardmesh-status",
-            tls=tls,
+            **connect_options(tls, required=tls is not None),
             allow_reconnect=False,
             connect_timeout=round(CONNECT_SECONDS),
             error_cb=ignore,

@@ -13,10 +13,11 @@ from wardmesh.client.mesh import API_KEY_VARIABLE, URL_VARIABLE
 from wardmesh.contracts import auth
 from wardmesh.crypto.sealing import HolderKey
 from wardmesh.ids import WorkspaceId
+from wardmesh.tls import CA_FILE_VARIABLE
 from wardmesh_cli import profile as profiles
 from wardmesh_cli.commanding import Run, local_command, mesh_command
 from wardmesh_cli.commands.secret import read_value
-from wardmesh_cli.connecting import CA_FILE_VARIABLE, Where, tls_of
+from wardmesh_cli.connecting import Where, tls_of
 from wardmesh_cli.door import open_door
 from wardmesh_cli.failures import CommandFailed, UsageFailed
 from wardmesh_cli.output import timestamp

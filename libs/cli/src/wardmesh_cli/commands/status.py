@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+import nkeys  # type: ignore[import-untyped]  # has no type hints
 import typer
 
 from wardmesh.errors import ServiceUnavailable
@@ -142,9 +143,11 @@ def _size(count: int) -> str:
 def read_seed(file: Path) -> str:
     """Return the nkey seed in a file."""
     try:
-        return file.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        seed = file.read_text(encoding="ascii").strip()
+        nkeys.from_seed(bytearray(seed.encode()))  # a cut or mistyped one is told here, not by a traceback
+    except (OSError, ValueError, nkeys.NkeysError) as error:
         raise CommandFailed(f"{file} can't be read as an nkey seed.", "Check its name and whose it is.") from error
+    return seed
 
 
 def _operator_of(file: Path | None) -> Path | None:

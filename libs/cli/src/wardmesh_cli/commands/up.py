@@ -169,17 +169,11 @@ def check_ports(folder: Path, ports: Ports) -> None:
 
 
 def certificates(folder: Path) -> Tls:
-    """Return the server certificate of this folder, made on first use."""
-    from wardmesh_cli.embedded.broker import Tls
-    from wardmesh_cli.embedded.certificates import make_authority, make_server
+    """Return the server certificate of this folder, made on first use and again before it expires."""
+    from wardmesh_cli.embedded.certificates import server_certificate
     from wardmesh_cli.embedded.ports import LOOPBACK
 
-    place, now = folder / "tls", datetime.now(UTC)
-    authority = make_authority(place, now=now)
-    made = Tls(certificate=place / "server.pem", key=place / "server-key.pem", authority=authority.certificate)
-    if made.certificate.exists() and made.key.exists():
-        return made
-    return make_server(authority, place, [LOOPBACK, "localhost"], now=now)
+    return server_certificate(folder / "tls", [LOOPBACK, "localhost"], now=datetime.now(UTC))
 
 
 class Interruption:

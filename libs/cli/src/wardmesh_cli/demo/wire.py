@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 
 from wardmesh.crypto.apikey import ApiKey
 from wardmesh.ids import Principal
+from wardmesh.tls import connect_options
 from wardmesh_cli.demo.tour import NotShown
 
 VIOLATION_SECONDS = 2.0
@@ -84,7 +85,7 @@ async def bare(
 
     await connection.client.connect(
         url,
-        tls=tls,
+        **connect_options(tls, required=tls is not None),
         user=user or str(key.scope),
         password=api_key,
         inbox_prefix=f"_INBOX.{key.principal}",
