@@ -67,6 +67,8 @@ class World:
     connections: list[dict[str, Any]] = field(default_factory=list)
     failures: dict[str, WardmeshError] = field(default_factory=dict)
     """Raised by the call of that name: `secrets.get_bytes`."""
+    expiries: list[WardmeshError] = field(default_factory=list)
+    """Each ends one tail."""
 
     @asynccontextmanager
     async def connect(self, url: str, api_key: str | None = None, **options: Any) -> AsyncIterator[wardmesh.Mesh]:
@@ -306,11 +308,15 @@ class FakeAudit:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    async def tail(self, *, start: int | None, **wanted: Any) -> AsyncIterator[audit.Entry]:
-        self._world.fail("audit.tail")
-        for entry in self._world.entries[start or 0 :]:
+    async def tail_page(self, *, wait_seconds: float) -> audit.Entries:
+        return audit.Entries(entries=(), next_start=len(self._world.entries))
+
+    async def tail(self, *, start: int, **wanted: Any) -> AsyncIterator[audit.Entry]:
+        for entry in self._world.entries[start:]:
             if wanted["action"] in (None, entry.event.action):
                 yield entry
+        if self._world.expiries:
+            raise self._world.expiries.pop()
 
     async def query(self, *, filter: audit.Filter, before: int | None, limit: int) -> audit.Entries:  # noqa: A002
         found = [

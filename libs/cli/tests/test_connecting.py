@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from fake_mesh import World, api_key
 
 from wardmesh.contracts import auth
 from wardmesh.crypto.sealing import HolderKey
-from wardmesh.errors import CredentialRefused
+from wardmesh.errors import CredentialRefused, TokenExpired, WardmeshError
 from wardmesh.ids import OrgId, Scope, SessionId, UserId, WorkspaceId
+from wardmesh_cli import commanding
 from wardmesh_cli import profile as profiles
 from wardmesh_cli.connecting import ConnectionOptions, Where, resolve
 from wardmesh_cli.failures import CommandFailed, UsageFailed
@@ -173,6 +175,29 @@ def test_a_login_for_another_scope_or_one_that_ends_soon_is_refreshed_and_kept(w
     assert login is not None
     assert login.session.refresh_token == "refresh-4"
     assert login.holder.public_bytes == gateway.asked[3][1]["holder_key"]
+
+
+@pytest.mark.parametrize("expiry", [TokenExpired, CredentialRefused])
+def test_a_stream_outlives_the_tokens_of_its_login(
+    wardmesh: Shell, world: World, monkeypatch: pytest.MonkeyPatch, expiry: type[WardmeshError]
+) -> None:
+    wardmesh.http = Gateway()
+    wardmesh("login", "--email", "ada@example.org", stdin="correct horse 1\n")
+    for number in range(3):
+        world.log(f"step.{number}")
+    world.expiries = [expiry()]
+    monkeypatch.setattr(commanding, "FRESH_ENOUGH", timedelta(0))
+    ran = wardmesh("audit", "tail", "--start", "1", "--json")
+    assert [json.loads(line)["index"] for line in ran.out.splitlines()] == [1, 2]
+    assert (ran.status, len(world.connections)) == (0, 2)
+
+
+def test_a_stream_does_not_knock_again_at_once(wardmesh: Shell, world: World) -> None:
+    wardmesh.http = Gateway()
+    wardmesh("login", "--email", "ada@example.org", stdin="correct horse 1\n")
+    world.expiries = [CredentialRefused()]
+    assert wardmesh("audit", "tail").status == 1
+    assert len(world.connections) == 1
 
 
 def test_a_login_does_not_show_itself() -> None:

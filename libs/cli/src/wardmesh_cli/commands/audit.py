@@ -44,6 +44,9 @@ async def tail(
     seconds: SecondsOption = None,
 ) -> None:
     """Show entries as they are sealed, oldest first; none is missed or repeated."""
+    if "next" not in run.memory:
+        # Where "now" is, for a stream that begins again with a new token: nothing in between may be missed.
+        run.memory["next"] = start if start is not None else (await run.mesh.audit.tail_page(wait_seconds=0)).next_start
     entries = run.mesh.audit.tail(
         category=category,
         actor=actor,
@@ -51,7 +54,7 @@ async def tail(
         outcome=outcome,
         target=target,
         request_id=request,
-        start=run.memory.get("next", start),
+        start=run.memory["next"],
     )
     async for entry in until(entries, count, seconds):
         if run.out.as_json:
