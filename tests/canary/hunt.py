@@ -8,7 +8,7 @@ What always holds:
   values short hides nothing.
 - A hunt that could find nothing fails: no secrets, no places, a place without a byte (`EmptyHunt`).
 
-A finding shows what stands around the secret, never the secret.
+A finding shows what stands before a secret, not the secret; the secrets are of one run, and mean nothing after it.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -38,8 +39,8 @@ def _bodies(contract: AnyContract, taken: dict[str, Any], core: str, field: str)
     }
     for path in _paths(taken):
         for what, value in wrong.items():
-            yield f"{what} at {path}", _json(_put(taken, path, lambda _, value=value: value))
-        yield f"an unknown field at {path}", _json(_put(taken, path, lambda old: _with(old, "unknown", text)))
+            yield f"{what} at {path}", _json(_put(taken, path, partial(_instead, value)))
+        yield f"an unknown field at {path}", _json(_put(taken, path, partial(_with, "unknown", text)))
     yield "the name of an unknown field", _json({**taken, field: 1})
     for what, value in wrong.items():
         yield f"{what} instead of an object", _json(value)
@@ -75,8 +76,12 @@ def _put(document: Any, path: Path, change: Callable[[Any], Any]) -> Any:
     return changed
 
 
-def _with(value: Any, name: str, text: str) -> Any:
-    return {**value, name: text} if isinstance(value, dict) else {name: text}
+def _instead(new: Any, _old: Any) -> Any:
+    return new
+
+
+def _with(name: str, text: str, old: Any) -> Any:
+    return {**old, name: text} if isinstance(old, dict) else {name: text}
 
 
 def _json(value: Any) -> bytes:

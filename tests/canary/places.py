@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import asyncpg
 import httpx2
@@ -54,7 +54,7 @@ async def dump_rows(database: asyncpg.Connection, folder: Path) -> None:
     )
     for number, table in enumerate(tables):
         # Some types of the catalog have no binary form.
-        form = "text" if table["is_catalog"] else "binary"
+        form: Literal["text", "binary"] = "text" if table["is_catalog"] else "binary"
         await database.copy_from_query(
             f"select * from {table['name']}",  # noqa: S608 - a name that PostgreSQL quoted
             output=folder / f"{number}-{table['name'].replace('/', '_')}",
