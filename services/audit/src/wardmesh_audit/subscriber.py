@@ -24,7 +24,6 @@ import nats.errors
 from faststream import AckPolicy
 from faststream.message import StreamMessage
 from faststream.nats import JStream, NatsBroker, PullSub
-from faststream.nats.security import NatsNKey
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy as ConsumerAckPolicy
 from nats.js.api import ConsumerConfig
@@ -32,7 +31,8 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema
 
 from wardmesh.contracts.audit import AuditEnvelope, SealedEntries
-from wardmesh.server.messaging import RECONNECT_WAIT_SECONDS, tls_context
+from wardmesh.server.messaging import RECONNECT_WAIT_SECONDS
+from wardmesh.server.subscribing import nkey_security
 
 CONSUMER: Final = "sealer"
 BATCH_MESSAGES: Final = 128
@@ -112,7 +112,7 @@ def sealing_broker(
     broker = NatsBroker(
         list(servers),
         name="wardmesh-audit-sealer",
-        security=NatsNKey.from_seed(seed, ssl_context=None if ca_file is None else tls_context(ca_file)),
+        security=nkey_security(servers, seed, ca_file),
         inbox_prefix=INBOX,
         max_reconnect_attempts=-1,
         reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type]  # it sleeps that long; a float does

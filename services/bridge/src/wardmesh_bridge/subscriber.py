@@ -19,7 +19,6 @@ import nats.errors
 from faststream import AckPolicy
 from faststream.message import StreamMessage
 from faststream.nats import JStream, NatsBroker, PullSub
-from faststream.nats.security import NatsNKey
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy as ConsumerAckPolicy
 from nats.js.api import ConsumerConfig
@@ -29,7 +28,8 @@ from pydantic_core import CoreSchema
 from wardmesh.contracts.bridge import SignedMessage
 from wardmesh.errors import UnavailableError
 from wardmesh.server import telemetry
-from wardmesh.server.messaging import RECONNECT_WAIT_SECONDS, tls_context
+from wardmesh.server.messaging import RECONNECT_WAIT_SECONDS
+from wardmesh.server.subscribing import nkey_security
 
 CONSUMER: Final = "verifier"
 MESSAGES_AT_ONCE: Final = 32
@@ -101,7 +101,7 @@ def verifying_broker(
     broker = NatsBroker(
         list(servers),
         name="wardmesh-bridge-verifier",
-        security=NatsNKey.from_seed(seed, ssl_context=None if ca_file is None else tls_context(ca_file)),
+        security=nkey_security(servers, seed, ca_file),
         inbox_prefix=_INBOX,
         max_reconnect_attempts=-1,
         reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type]  # it sleeps that long; a float does

@@ -138,7 +138,8 @@ def render(config: BrokerConfig) -> str:
         },
     }
     if config.tls is not None:
-        document["tls"] = _tls(config.tls)
+        # For clients that insist on it (`wardmesh.tls`); others wait 50 ms and are told in plain text to begin.
+        document["tls"] = _tls(config.tls) | {"handshake_first": "auto"}
     if config.websocket_port is not None:
         websocket: dict[str, Any] = {"host": config.host, "port": config.websocket_port}
         document["websocket"] = websocket | ({"tls": _tls(config.tls)} if config.tls else {"no_tls": True})

@@ -5,8 +5,8 @@ that are under way on it have arrived, so replacing loses nothing. While there i
 deadline.
 
 On failure: `CredentialRefused` once the broker has refused the credential promptly, several times in a row;
-`ServiceUnavailable` when the wait is over. Both say that nothing was carried out. Opening goes on meanwhile, ever
-slower, so that a client outlives an outage of any length.
+`ServiceUnavailable` when the wait is over, or at once if the broker can't be trusted. Both say that nothing was carried
+out. Opening goes on meanwhile, ever slower, so that a client outlives an outage of any length.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Final
 
-from wardmesh.client.link import Dialling, Link, LinkRefused, LinkUnreachable
+from wardmesh.client.link import Dialling, Link, LinkRefused, LinkUnreachable, LinkUntrusted
 from wardmesh.client.retry import delay
 from wardmesh.errors import CredentialRefused, ServiceUnavailable
 
@@ -40,6 +40,7 @@ class Connection:
         self._opening: asyncio.Task[None] | None = None
         self._changed: asyncio.Future[None] | None = None
         self._refusal: CredentialRefused | None = None
+        self._distrust: str | None = None
         self._closed = False
         self._background: set[asyncio.Task[None]] = set()
 
@@ -67,6 +68,8 @@ class Connection:
                 return link
             if self._refusal is not None:
                 raise CredentialRefused from self._refusal
+            if self._distrust is not None:
+                raise ServiceUnavailable(self._distrust)
             self._raise_defect()
             if self._changed is None or self._changed.done():
                 self._changed = loop.create_future()
@@ -122,8 +125,10 @@ class Connection:
                 link = await self._open()
             except LinkRefused as error:
                 refusals = refusals + 1 if error.prompt else 0
-            except LinkUnreachable:
+            except LinkUnreachable as error:
                 refusals = 0
+                self._distrust = str(error) if isinstance(error, LinkUntrusted) else None
+                self._wake()
             else:
                 self._take(link)
                 if link.is_open:
@@ -145,7 +150,7 @@ class Connection:
 
     def _take(self, link: Link) -> None:
         self._current = link
-        self._refusal = None
+        self._refusal = self._distrust = None
         self._wake()
 
     def _on_closed(self, link: Link) -> None:

@@ -5,8 +5,8 @@ What always holds: every request ends, in an answer or in one of `wardmesh.error
 it would send requests that it had buffered after their callers have given up, and after some errors it closes for good
 and tells nobody.
 
-On failure: `LinkRefused` and `LinkUnreachable` on opening. A request: `ServiceUnavailable` if it was certainly not
-carried out, `ConnectionLost` or `DeadlineExceeded` if it may have been.
+On failure: `LinkRefused`, `LinkUntrusted` and `LinkUnreachable` on opening. A request: `ServiceUnavailable` if it was
+certainly not carried out, `ConnectionLost` or `DeadlineExceeded` if it may have been.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from wardmesh import tls
 from wardmesh.errors import (
     BodyTooLarge,
     ConnectionLost,
@@ -44,6 +45,8 @@ PROMPT_REFUSAL_SECONDS: Final = 0.9
 PING_SECONDS: Final = 10
 """A peer that vanished without a word is noticed after two of these."""
 FLUSH_SECONDS: Final = 2.0
+CLOSE_SECONDS: Final = 1.0
+"""After a TLS handshake that failed, nats-py waits without end for a stream to close that nobody holds any more."""
 WATCH_SECONDS: Final = 0.25
 """How often a link looks whether nats-py has closed; it skips its callback if the socket breaks while it closes."""
 NO_RESPONDERS: Final = "503"
@@ -64,6 +67,10 @@ class LinkUnreachable(Exception):
     """No broker answers."""
 
 
+class LinkUntrusted(LinkUnreachable):
+    """Something answers, and no trustworthy connection to it came about; the text says why, and what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dialling:
     """Where and as whom links are opened."""
@@ -74,6 +81,7 @@ class Dialling:
     principal: Principal
     name: str
     tls: ssl.SSLContext | None = None
+    tls_required: bool = False
 
 
 class Reply(NamedTuple):
@@ -187,7 +195,7 @@ class Link:
                     password=self._dialling.password,
                     inbox_prefix=f"_INBOX.{self._dialling.principal}",
                     name=self._dialling.name,
-                    tls=self._dialling.tls,
+                    **tls.connect_options(self._dialling.tls, required=self._dialling.tls_required),
                     allow_reconnect=False,
                     max_reconnect_attempts=1,
                     reconnect_time_wait=0,
@@ -204,6 +212,8 @@ class Link:
         except (nats.errors.Error, OSError, TimeoutError) as error:
             if "authorization violation" in str(error).lower():
                 raise LinkRefused(prompt=loop.time() - started < PROMPT_REFUSAL_SECONDS) from error
+            if tls.is_distrust(error):
+                raise LinkUntrusted(tls.advice(error)) from error
             raise LinkUnreachable("no broker answers") from error
         if self._denied_inbox:
             raise LinkRefused(prompt=True)
@@ -232,8 +242,9 @@ class Link:
         if self._watching is not None:
             self._watching.cancel()
         try:
-            await self._client.close()
-        except (nats.errors.Error, OSError, AssertionError) as error:  # closing a broken socket breaks again
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._client.close()
+        except (nats.errors.Error, OSError, TimeoutError, AssertionError) as error:  # closing a broken socket breaks again
             _log.debug("closing a link: %s", type(error).__name__)
 
     # What follows is called by nats-py.

@@ -18,6 +18,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
 from wardmesh.client.audit import Audit, Emitter, emitter
@@ -36,6 +37,7 @@ from wardmesh.contracts.operation import DEFAULT_DEADLINE, Contract, Message
 from wardmesh.crypto.sealing import HolderKey
 from wardmesh.errors import CredentialRefused, ServiceUnavailable
 from wardmesh.ids import Principal, Scope, WorkspaceId, parse_scope
+from wardmesh.tls import CA_FILE_VARIABLE, is_asked_for, trusting
 
 P = ParamSpec("P")
 RequestT = TypeVar("RequestT", bound=Message)
@@ -136,26 +138,28 @@ def connect(
     (`WARDMESH_API_KEY`), `token`, and `session`; `on_session` is given each session that follows, to be kept. `holder`
     is the private key that the token or the session names. `scope` is one other than the credential's own. `timeout`
     is how long to wait for the mesh to answer at all.
+
+    An address that begins with `tls://` is spoken to in TLS or not at all, and so is every one if `tls` is given. The
+    broker's certificate is trusted if `tls` trusts it, else the authority in the file `WARDMESH_CA_FILE`, else the
+    system's. `ws://` and `wss://` need the package aiohttp.
     """
     servers = tuple(part.strip() for part in (url or os.environ.get(URL_VARIABLE) or DEFAULT_URL).split(","))
     credential = _credential(api_key, token, session, on_session, holder, parse_scope(scope) if scope else None)
-    return _opening(servers, credential, tls, name, timeout.total_seconds())
+    dialling = Dialling(
+        servers=servers,
+        user=credential.scope,
+        password=credential.password,
+        principal=credential.principal,
+        name=name,
+        tls=tls or _tls_of_environment(),
+        tls_required=tls is not None or is_asked_for(servers),
+    )
+    return _opening(dialling, credential, timeout.total_seconds())
 
 
 @asynccontextmanager
-async def _opening(
-    servers: tuple[str, ...], credential: Credential, tls: ssl.SSLContext | None, name: str, patience_seconds: float
-) -> AsyncIterator[Mesh]:
-    connection = Connection(
-        Dialling(
-            servers=servers,
-            user=credential.scope,
-            password=credential.password,
-            principal=credential.principal,
-            name=name,
-            tls=tls,
-        )
-    )
+async def _opening(dialling: Dialling, credential: Credential, patience_seconds: float) -> AsyncIterator[Mesh]:
+    connection = Connection(dialling)
     caller = Caller(connection, credential)
     connection.start()
     fresh: asyncio.Task[None] | None = None
@@ -193,6 +197,16 @@ async def _settle(shared: _Shared) -> None:
     for closing in closings:
         closing.cancel()
     await asyncio.gather(*closings, return_exceptions=True)
+
+
+def _tls_of_environment() -> ssl.SSLContext | None:
+    ca_file = os.environ.get(CA_FILE_VARIABLE)
+    if not ca_file:
+        return None
+    try:
+        return trusting(Path(ca_file))
+    except OSError as error:
+        raise ValueError(f"{CA_FILE_VARIABLE}: {ca_file} can't be read as a certificate authority (PEM)") from error
 
 
 def _credential(

@@ -53,6 +53,7 @@ class Messaging:
         """Streams that are not as declared: name → fields. Shown by `ready`, never overwritten in silence."""
         self._on_disconnect: list[Callable[[], None]] = []
         self._jetstream: JetStreamContext | None = None
+        self._distrusted: Callable[[str], None] = lambda _why: None
 
     @property
     def jetstream(self) -> JetStreamContext:
@@ -61,7 +62,27 @@ class Messaging:
         return self._jetstream
 
     async def connect(self, servers: Sequence[str], *, seed: str, ca_file: Path | None = None) -> Self:
-        """Connect as the nkey user of `seed`; wait for the broker as long as it takes."""
+        """Connect as the nkey user of `seed`; wait for the broker as long as it takes.
+
+        Raises `ServiceUnavailable` if something answers that can't be trusted: waiting would not help, and nats-py
+        would wait without end for a stream to close that nobody holds any more.
+        """
+        reasons: asyncio.Queue[str] = asyncio.Queue()
+        self._distrusted = reasons.put_nowait
+        connecting = asyncio.ensure_future(self._connect(servers, seed, ca_file))
+        distrust = asyncio.ensure_future(reasons.get())
+        try:
+            await asyncio.wait((connecting, distrust), return_when=asyncio.FIRST_COMPLETED)
+            if not connecting.done():
+                raise ServiceUnavailable(distrust.result())
+            await connecting
+        finally:
+            self._distrusted = lambda _why: None
+            connecting.cancel()
+            distrust.cancel()
+        return self
+
+    async def _connect(self, servers: Sequence[str], seed: str, ca_file: Path | None) -> None:
         await self.nats.connect(
             list(servers),
             name=f"wardmesh-{self.name}",
@@ -79,7 +100,6 @@ class Messaging:
             closed_cb=self._closed,
             **tls_options(servers, ca_file),
         )
-        return self
 
     @property
     def is_connected(self) -> bool:
@@ -161,6 +181,9 @@ class Messaging:
     async def _error(self, error: Exception) -> None:
         # The text may quote subjects, never payloads; the type says enough.
         _log.warning("broker connection: %s", type(error).__name__)
+        if tls.is_distrust(error):
+            _log.error("%s", tls.advice(error))
+            self._distrusted(tls.advice(error))
 
     async def _disconnected(self) -> None:
         _log.warning("broker connection lost")
