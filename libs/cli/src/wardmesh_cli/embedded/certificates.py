@@ -4,7 +4,9 @@ What always holds: keys are P-256, readable by their owner only, and written bef
 authority signs servers, never another authority. Names and addresses are in the subject alternative name, where
 clients look.
 
-On failure: `ValueError` for a host that is neither a name nor an address; files that exist are never overwritten.
+On failure: `ValueError` for a host that is neither a name nor an address. An authority's files are never overwritten:
+if one of the two is gone or can't be read, that is said (`IdentityMissing`, `IdentityDamaged`), since what a new
+authority signs is trusted by nobody who has the old one's certificate.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -29,11 +32,13 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from wardmesh_cli.embedded.broker import Tls
+from wardmesh_cli.embedded.errors import IdentityDamaged, IdentityMissing
 from wardmesh_cli.embedded.files import PRIVATE_FOLDER, write_private
 
 AUTHORITY_VALID: Final = timedelta(days=3650)
 SERVER_VALID: Final = timedelta(days=397)
 """The longest that browsers and Apple's libraries accept."""
+RENEW_BEFORE: Final = timedelta(days=30)
 _BACKDATED = timedelta(minutes=5)  # clocks differ
 _HOST_NAME = re.compile(r"(?=.{1,253}$)(\*\.)?[a-zA-Z0-9]([a-zA-Z0-9-]{0,62})(\.[a-zA-Z0-9][a-zA-Z0-9-]{0,62})*")
 
@@ -49,7 +54,8 @@ class Authority:
 def make_authority(folder: Path, *, now: datetime, name: str = "wardmesh authority") -> Authority:
     """Make an authority in `folder`, or return the one that is there."""
     authority = Authority(folder / "ca.pem", folder / "ca-key.pem")
-    if authority.certificate.exists() and authority.key.exists():
+    if authority.certificate.exists():
+        _read_authority(authority)
         return authority
     folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -60,9 +66,22 @@ def make_authority(folder: Path, *, now: datetime, name: str = "wardmesh authori
         .add_extension(_usage(authority=True), critical=True)
         .sign(key, hashes.SHA256())
     )
-    _write_new(authority.key, _pem(key))
-    _write_new(authority.certificate, certificate.public_bytes(Encoding.PEM))
+    # A key without a certificate is what an interrupted first run left: nobody can know it yet.
+    write_private(authority.key, _pem(key))
+    write_private(authority.certificate, certificate.public_bytes(Encoding.PEM))
     return authority
+
+
+def server_certificate(folder: Path, hosts: Sequence[str], *, now: datetime) -> Tls:
+    """Return the certificate of a mesh's own server, made on first use and made anew before it expires."""
+    authority = make_authority(folder, now=now)
+    present = Tls(certificate=folder / "server.pem", key=folder / "server-key.pem", authority=authority.certificate)
+    if present.certificate.exists() and present.key.exists():
+        if _certificate(present.certificate).not_valid_after_utc - now > RENEW_BEFORE:
+            return present
+        present.certificate.unlink()
+        present.key.unlink()
+    return make_server(authority, folder, hosts, now=now)
 
 
 def make_server(
@@ -73,10 +92,10 @@ def make_server(
         raise ValueError("a certificate is for at least one host")
     alternatives = [_alternative(host) for host in hosts]
     folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-    issuer = x509.load_pem_x509_certificate(authority.certificate.read_bytes())
-    issuer_key = load_pem_private_key(authority.key.read_bytes(), password=None)
-    if not isinstance(issuer_key, ec.EllipticCurvePrivateKey):
-        raise TypeError(f"{authority.key}: expected an elliptic curve key")
+    tls = Tls(certificate=folder / f"{name}.pem", key=folder / f"{name}-key.pem", authority=authority.certificate)
+    if tls.certificate.exists():
+        raise FileExistsError(f"{tls.certificate} exists; remove it first if it is to be made anew")
+    issuer, issuer_key = _read_authority(authority)
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     certificate = (
@@ -92,10 +111,29 @@ def make_server(
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
         .sign(issuer_key, hashes.SHA256())
     )
-    tls = Tls(certificate=folder / f"{name}.pem", key=folder / f"{name}-key.pem", authority=authority.certificate)
-    _write_new(tls.key, _pem(key))
-    _write_new(tls.certificate, certificate.public_bytes(Encoding.PEM))
+    write_private(tls.key, _pem(key))
+    write_private(tls.certificate, certificate.public_bytes(Encoding.PEM))
     return tls
+
+
+def _read_authority(authority: Authority) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    certificate = _certificate(authority.certificate)
+    try:
+        key = load_pem_private_key(authority.key.read_bytes(), password=None)
+    except FileNotFoundError:
+        raise IdentityMissing(authority.key) from None
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise IdentityDamaged(authority.key, "it is not a private key in PEM") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        raise IdentityDamaged(authority.key, f"it is not the key of {authority.certificate.name}")
+    return certificate, key
+
+
+def _certificate(file: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(file.read_bytes())
+    except ValueError:
+        raise IdentityDamaged(file, "it is not a certificate in PEM") from None
 
 
 def _builder(
@@ -138,9 +176,3 @@ def _alternative(host: str) -> x509.GeneralName:
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _write_new(file: Path, content: bytes) -> None:
-    if file.exists():
-        raise FileExistsError(f"{file} exists; remove it first if it is to be made anew")
-    write_private(file, content)

@@ -2,7 +2,9 @@
 
     EmbeddedError
     ├── DataFolderInUse     another mesh runs in this folder
+    ├── PortInUse           another program listens where the mesh should
     ├── IdentityMissing     a key that was made once is gone
+    ├── IdentityDamaged     a key that was made once is there, and is none
     ├── ProgramMissing      a program that a wheel should have brought is not installed
     ├── ProcessFailed       a process died or did not become ready; says where its log is, and its end
     ├── PostgresUnusable    PostgreSQL can't run here (as root, behind a closed folder)
@@ -30,11 +32,31 @@ class DataFolderInUse(EmbeddedError):
         )
 
 
+class PortInUse(EmbeddedError):
+    """Another program listens where the mesh should."""
+
+    def __init__(self, port: int, what: str) -> None:
+        super().__init__(
+            f"port {port}, meant for {what}, is in use by another program: stop that one, or choose another port "
+            "(0 takes whichever is free)"
+        )
+        self.port = port
+
+
 class IdentityMissing(EmbeddedError):
     """A key that was made once is gone; making another would orphan whatever the old one protects."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(f"{file} is missing: restore it from a backup; without it this folder's data can't be used")
+
+
+class IdentityDamaged(EmbeddedError):
+    """A key that was made once can't be read as one."""
+
+    def __init__(self, file: Path, what: str) -> None:
+        super().__init__(
+            f"{file} is damaged ({what}): restore it from a backup; without it this folder's data can't be used"
+        )
 
 
 class ProgramMissing(EmbeddedError):

@@ -7,7 +7,7 @@ What always holds: the folder appears whole or not at all, its files are readabl
 finds what the first made. What was made once is never made again: a new key encryption key in the place of a lost one
 would turn every secret into noise without a word. A version that needs a key that no earlier one had makes it.
 
-On failure: `IdentityMissing` names the file that has to be restored.
+On failure: `IdentityMissing` and `IdentityDamaged` name the file that has to be restored.
 """
 
 from __future__ import annotations
@@ -21,14 +21,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from wardmesh.server.broker import GATEWAY, OPERATOR, PROVISIONER
-from wardmesh.server.nkey import Kind, new_seed, public_key
+from wardmesh.server.nkey import Kind, new_seed, public_key, seed_bytes
 from wardmesh.subjects import SERVICES
 from wardmesh_cli.embedded.broker import CALLOUT_USER, SYSTEM_USER, PublicKeys
-from wardmesh_cli.embedded.errors import IdentityMissing
+from wardmesh_cli.embedded.errors import IdentityDamaged, IdentityMissing
 from wardmesh_cli.embedded.files import PRIVATE_FOLDER, sync_folder, write_private
 
 KEK_BYTES: Final = 32
@@ -45,32 +51,39 @@ class Identities:
 
     folder: Path
 
-    def make(self) -> None:
-        """Make what has never been made; raise `IdentityMissing` if something was, and is gone."""
+    def make(self, *, anew: bool = True) -> None:
+        """Make what has never been made; raise `IdentityMissing` or `IdentityDamaged` if something was, and isn't now.
+
+        If not `anew`, there is data that was written with identities, so the folder has to be there.
+        """
         leftover = self.folder.with_name(f".{self.folder.name}.new")
         if leftover.exists():  # a first run that was interrupted; nothing can depend on it yet
             shutil.rmtree(leftover)
-        if self.folder.exists():
-            self._complete(self.folder)
+        if self.folder.exists() and any(self.folder.iterdir()):
+            manifest = self.folder / _MANIFEST
+            if not manifest.exists():  # what is lost would look like what was never made
+                raise IdentityMissing(manifest)
+            self._complete(self.folder, set(manifest.read_text(encoding="utf-8", errors="replace").split()))
             return
+        if not anew:
+            raise IdentityMissing(self.folder)
         leftover.mkdir(mode=PRIVATE_FOLDER, parents=True)
-        self._complete(leftover)
+        self._complete(leftover, set())
         leftover.rename(self.folder)
         sync_folder(self.folder.parent)
 
     @staticmethod
-    def _complete(folder: Path) -> None:
-        manifest = folder / _MANIFEST
-        made = set(manifest.read_text().split()) if manifest.exists() else set()
-        for name, make in _MAKERS.items():
+    def _complete(folder: Path, made: set[str]) -> None:
+        for name, kind in _KINDS.items():
             file = folder / name
-            if name in made:
-                if not file.exists():
-                    raise IdentityMissing(file)
-            elif not file.exists():
-                write_private(file, make())
-        if made != set(_MAKERS):
-            write_private(manifest, "\n".join(sorted(made | set(_MAKERS))).encode() + b"\n")
+            if file.exists():
+                kind.check(file)
+            elif name in made:
+                raise IdentityMissing(file)
+            else:
+                write_private(file, kind.make())
+        if not made >= _KINDS.keys():
+            write_private(folder / _MANIFEST, "\n".join(sorted(made | _KINDS.keys())).encode() + b"\n")
 
     def seed_file(self, user: str) -> Path:
         """The nkey seed of a user of the broker: a service, `gateway`, `operator`, `callout` or `system`."""
@@ -115,7 +128,7 @@ class Identities:
         )
 
     def _file(self, name: str) -> Path:
-        if name not in _MAKERS:
+        if name not in _KINDS:
             raise KeyError(f"no identity is called {name}")
         return self.folder / name
 
@@ -129,31 +142,62 @@ def _public(kind: Kind, seed_file: Path) -> str:
     return public_key(kind, seed_file.read_text().strip())
 
 
-def _nkey(kind: Kind) -> Callable[[], bytes]:
-    return lambda: new_seed(kind).encode() + b"\n"
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How one kind of file is made, and what it must hold. `read` raises `ValueError` if it holds something else."""
+
+    what: str
+    make: Callable[[], bytes]
+    read: Callable[[bytes], object]
+
+    def check(self, file: Path) -> None:
+        try:
+            self.read(file.read_bytes())
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            # Not the parser's own words: they may quote what is in the file.
+            raise IdentityDamaged(file, f"it is not {self.what}") from None
 
 
-def _kek() -> bytes:
-    return os.urandom(KEK_BYTES)
+def _nkey(kind: Kind) -> _Kind:
+    return _Kind(
+        f"the seed of an nkey of kind {kind.name.lower()}",
+        lambda: new_seed(kind).encode() + b"\n",
+        lambda content: seed_bytes(kind, content.decode("ascii").strip()),
+    )
 
 
-def _password() -> bytes:
-    return secrets.token_hex(PASSWORD_BYTES).encode()
+def _read_kek(content: bytes) -> None:
+    if len(content) != KEK_BYTES:
+        raise ValueError
 
 
-def _ed25519() -> bytes:
+def _read_password(content: bytes) -> None:
+    if not content or not content.decode("ascii").isprintable():
+        raise ValueError
+
+
+def _make_ed25519() -> bytes:
     return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-_MAKERS: Final[Mapping[str, Callable[[], bytes]]] = MappingProxyType(
+def _read_ed25519(content: bytes) -> None:
+    if not isinstance(load_pem_private_key(content, password=None), Ed25519PrivateKey):
+        raise TypeError
+
+
+_KEK: Final = _Kind(f"{KEK_BYTES} raw bytes", lambda: os.urandom(KEK_BYTES), _read_kek)
+_PASSWORD: Final = _Kind("a password", lambda: secrets.token_hex(PASSWORD_BYTES).encode(), _read_password)
+_ED25519: Final = _Kind("an Ed25519 key in PEM", _make_ed25519, _read_ed25519)
+
+_KINDS: Final[Mapping[str, _Kind]] = MappingProxyType(
     {
         **{f"{user}.nkey": _nkey(Kind.USER) for user in (*_STATIC_USERS, CALLOUT_USER, SYSTEM_USER)},
         "callout-issuer.nkey": _nkey(Kind.ACCOUNT),
         "callout-xkey.nkey": _nkey(Kind.CURVE),
-        "token-signing.pem": _ed25519,
-        "log-signing.pem": _ed25519,
-        **{f"{service}.kek": _kek for service in SERVICES},
-        f"{SUPERUSER}.password": _password,
-        **{f"{database_role(service)}.password": _password for service in SERVICES},
+        "token-signing.pem": _ED25519,
+        "log-signing.pem": _ED25519,
+        **{f"{service}.kek": _KEK for service in SERVICES},
+        f"{SUPERUSER}.password": _PASSWORD,
+        **{f"{database_role(service)}.password": _PASSWORD for service in SERVICES},
     }
 )
