@@ -244,7 +244,8 @@ class Link:
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._client.close()
-        except (nats.errors.Error, OSError, TimeoutError, AssertionError) as error:  # closing a broken socket breaks again
+        except (nats.errors.Error, OSError, TimeoutError, AssertionError) as error:
+            # Closing a broken socket breaks again.
             _log.debug("closing a link: %s", type(error).__name__)
 
     # What follows is called by nats-py.
