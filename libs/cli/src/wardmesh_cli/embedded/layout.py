@@ -6,15 +6,28 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from wardmesh.subjects import SERVICES
 from wardmesh_cli.embedded.broker import CALLOUT_USER, SYSTEM_USER
+from wardmesh_cli.embedded.errors import EmbeddedError, PortInUse
 from wardmesh_cli.embedded.identities import Identities
-from wardmesh_cli.embedded.ports import LOOPBACK, free_ports
+from wardmesh_cli.embedded.ports import LOOPBACK, free_ports, is_free
 
 FREE: Final = 0
 """As a port: whichever is free."""
+
+_MEANT_FOR: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "nats": "NATS",
+        "nats_websocket": "NATS over WebSocket",
+        "nats_monitoring": "NATS's monitoring",
+        "http": "the gateway",
+        "ingest": "webhooks",
+        "postgres": "PostgreSQL",
+    }
+)
 
 # What a process needs of ours to run at all. Not the rest: a WARDMESH_API_KEY of the person who types `wardmesh up` is
 # nothing that the services should see.
@@ -50,6 +63,19 @@ class Ports:
         free = free_ports(len(unsettled), avoid=self.taken())
         return Ports(**wanted | dict(zip(unsettled, free, strict=True)))
 
+    def check(self) -> None:
+        """Raise `PortInUse` if somebody listens on one of them already, in place of a server's own words later."""
+        meant: dict[int, str] = {}
+        for name, what in _MEANT_FOR.items():
+            port = getattr(self, name)
+            if not port:
+                continue
+            if port in meant:
+                raise EmbeddedError(f"port {port} is meant for both {meant[port]} and {what}: choose another for one")
+            if not is_free(port):
+                raise PortInUse(port, what)
+            meant[port] = what
+
     def taken(self) -> frozenset[int]:
         """Return the ports that are named here."""
         return frozenset(port for each in fields(self) if (port := getattr(self, each.name)))
@@ -81,6 +107,10 @@ class Layout:
     def run(self) -> Path:
         """What matters only while the mesh runs."""
         return self.folder / "run"
+
+    def has_data(self) -> bool:
+        """Tell whether something lies here that was written with the folder's identities."""
+        return self.postgres.exists() or (self.jetstream.exists() and any(self.jetstream.iterdir()))
 
     @property
     def broker_config(self) -> Path:

@@ -24,3 +24,14 @@ def free_ports(count: int, *, avoid: Collection[int] = ()) -> list[int]:
             if port not in avoid:
                 found.append(port)
         return found
+
+
+def is_free(port: int) -> bool:
+    """Tell whether nobody listens on a port; connections of an earlier listener that are still closing don't count."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True

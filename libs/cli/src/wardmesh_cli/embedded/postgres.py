@@ -155,6 +155,10 @@ class Postgres:
         elif started(pid) is not None:
             self.pid_file.unlink(missing_ok=True)
 
+    def forget_socket_folder(self) -> None:
+        """Remove the socket's folder. Called when the server has stopped; a run makes its own where paths are long."""
+        shutil.rmtree(self.socket_folder, ignore_errors=True)
+
     def _probe(self) -> Probe:
         async def probe() -> bool:
             try:

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from wardmesh_cli.embedded.launching import RunAs
@@ -23,6 +23,7 @@ DEFAULT_STOP_TIMEOUT_SECONDS: Final = 10.0
 PROBE_TIMEOUT_SECONDS: Final = 2.0
 
 Probe: TypeAlias = Callable[[], Awaitable[bool]]
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,19 @@ class ProcessSpec:
     stop_timeout_seconds: float = DEFAULT_STOP_TIMEOUT_SECONDS
     before_start: Callable[[], None] | None = None
     """Runs before every start, restarts too: clears away what a killed predecessor left."""
+
+
+async def to_the_end(function: Callable[[], ResultT]) -> ResultT:
+    """Run `function` in a thread. Who is cancelled meanwhile waits for it all the same: a thread can't be stopped, and
+    what it does to a folder must not go on when the folder is somebody else's."""
+    running = asyncio.ensure_future(asyncio.to_thread(function))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait((running,))
+        if not running.cancelled():
+            running.exception()  # retrieved, so that it isn't reported a second time
+        raise
 
 
 def http_ready(url: str) -> Probe:

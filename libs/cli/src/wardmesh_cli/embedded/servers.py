@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, TypeAlias
@@ -17,6 +16,7 @@ from wardmesh_cli.embedded.broker import BrokerConfig, Tls
 from wardmesh_cli.embedded.files import write_private
 from wardmesh_cli.embedded.layout import Layout, Ports
 from wardmesh_cli.embedded.postgres import SUPERUSER, Postgres
+from wardmesh_cli.embedded.processes import to_the_end
 from wardmesh_cli.embedded.supervisor import Supervisor
 
 Server: TypeAlias = Literal["nats", "postgres"]
@@ -74,6 +74,7 @@ class EmbeddedServers:
 
     def __init__(self) -> None:
         self._supervisor: Supervisor | None = None
+        self._postgres: Postgres | None = None
 
     async def start(self, ground: Ground) -> Addresses:
         layout, ports = ground.layout, ground.ports
@@ -88,7 +89,9 @@ class EmbeddedServers:
             tls=ground.tls,
         )
         write_private(layout.broker_config, broker.render(config).encode())
-        await asyncio.to_thread(postgres.make, layout.identities.password(SUPERUSER))
+        password = layout.identities.password(SUPERUSER)
+        self._postgres = postgres
+        await to_the_end(lambda: postgres.make(password))
         await ground.supervisor.start(
             postgres.process(layout.log("postgres")),
             broker.process(config, config_file=layout.broker_config, log_file=layout.log("nats")),
@@ -104,6 +107,9 @@ class EmbeddedServers:
     async def stop(self) -> None:
         # The supervisor stops its processes, the last that were started first.
         self._supervisor = None
+        postgres, self._postgres = self._postgres, None
+        if postgres is not None:
+            postgres.forget_socket_folder()
 
     def kill(self, server: Server) -> None:
         self._running.kill(server)

@@ -28,7 +28,7 @@ from wardmesh_cli.embedded import leftovers
 from wardmesh_cli.embedded.errors import ProcessFailed
 from wardmesh_cli.embedded.files import PRIVATE_FILE
 from wardmesh_cli.embedded.launching import in_child
-from wardmesh_cli.embedded.processes import ProcessSpec
+from wardmesh_cli.embedded.processes import ProcessSpec, to_the_end
 
 FIRST_BACKOFF_SECONDS: Final = 0.1
 MAX_BACKOFF_SECONDS: Final = 5.0
@@ -108,7 +108,7 @@ class Supervised:
             try:
                 await self._spawn()
                 await self._until_ready(final=False)
-            except (OSError, ProcessFailed) as error:
+            except (OSError, subprocess.SubprocessError, ProcessFailed) as error:
                 self._report(f"{self.spec.name}: {error}")
                 await self._end()
             else:
@@ -118,7 +118,7 @@ class Supervised:
     async def _spawn(self) -> None:
         spec = self.spec
         if spec.before_start is not None:
-            await asyncio.to_thread(spec.before_start)
+            await to_the_end(spec.before_start)
         log = os.open(spec.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
         try:
             self._process = await asyncio.create_subprocess_exec(
@@ -196,7 +196,8 @@ class Supervisor:
     async def start(self, *specs: ProcessSpec) -> None:
         """Start a group at once and wait until all of it is ready; it is stopped before the groups that came before.
 
-        If one fails, the rest of the group is stopped again and its error is raised.
+        As soon as one fails, the rest of the group is stopped again and its error is raised: the others may be waiting
+        for just this one, and would be blamed when their time is over.
         """
         group = [Supervised(spec, self._remember, self._report) for spec in specs]
         for one in group:
@@ -204,11 +205,13 @@ class Supervisor:
                 raise ValueError(f"a process called {one.spec.name} is there already")
             self._by_name[one.spec.name] = one
         self._groups.append(group)
-        results = await asyncio.gather(*(one.start() for one in group), return_exceptions=True)
-        failures = [result for result in results if isinstance(result, BaseException)]
-        if failures:
+        try:
+            async with asyncio.TaskGroup() as starting:
+                for one in group:
+                    starting.create_task(one.start())
+        except BaseExceptionGroup as failures:
             await self._stop_group(self._groups.pop())
-            raise failures[0]
+            raise failures.exceptions[0] from None  # the first that came; what follows is the cancelling of others
 
     def __getitem__(self, name: str) -> Supervised:
         return self._by_name[name]
