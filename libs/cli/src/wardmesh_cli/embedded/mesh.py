@@ -29,7 +29,7 @@ from wardmesh_cli.embedded.identities import database_role
 from wardmesh_cli.embedded.layout import Layout, Ports, service_environment
 from wardmesh_cli.embedded.ports import LOOPBACK, free_ports
 from wardmesh_cli.embedded.postgres import SUPERUSER
-from wardmesh_cli.embedded.processes import Launch, ProcessSpec, http_ready
+from wardmesh_cli.embedded.processes import Launch, ProcessSpec, http_ready, to_the_end
 from wardmesh_cli.embedded.servers import SERVERS, Addresses, EmbeddedServers, Ground, Servers
 from wardmesh_cli.embedded.supervisor import Supervisor
 
@@ -120,9 +120,12 @@ class EmbeddedMesh:
 
     async def start(self) -> None:
         """Bring everything up; return when all of it is ready."""
+        if self._lock is not None:
+            raise RuntimeError("the mesh has been started already")
         self.data_dir.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-        self._lock = FolderLock(self.data_dir)
-        self._lock.acquire()
+        lock = FolderLock(self.data_dir)
+        lock.acquire()
+        self._lock = lock
         self._supervisor = Supervisor(self._layout.pid_file, self.progress)
         try:
             await self._start(self._supervisor)
@@ -178,10 +181,11 @@ class EmbeddedMesh:
         layout = self._layout
         for folder in (layout.logs, layout.run, layout.jetstream):
             folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
-        if ended := await asyncio.to_thread(supervisor.end_leftovers):
+        if ended := await to_the_end(supervisor.end_leftovers):
             self.progress(f"ended {len(ended)} processes that an earlier mesh left")
-        layout.identities.make()
+        layout.identities.make(anew=not layout.has_data())
         self.ports = self.ports.settled()
+        self.ports.check()
         self.progress("starting PostgreSQL and NATS")
         self._addresses = await self.servers.start(Ground(layout, self.ports, self.tls, supervisor))
         self.progress(f"PostgreSQL is ready; NATS is ready at {self.nats_url}")
