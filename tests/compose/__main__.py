@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import signal
 import sys
@@ -127,4 +128,6 @@ def _interruptible() -> int:
 
 
 if __name__ == "__main__":
+    # It warns of every TLS connection that ends in an orderly way (nats-py upgrades streams, CPython 3.11 logs it).
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     sys.exit(_interruptible())

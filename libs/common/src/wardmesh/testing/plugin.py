@@ -151,8 +151,8 @@ def _needs_extra() -> Iterator[None]:
 @contextmanager
 def _told() -> Iterator[None]:
     """Turn what can go wrong with a mesh into its sentence, without our own frames above it."""
-    from wardmesh_cli.embedded.errors import EmbeddedError
-
+    with _needs_extra():
+        from wardmesh_cli.embedded.errors import EmbeddedError
     try:
         yield
     except EmbeddedError as error:
