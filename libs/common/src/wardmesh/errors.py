@@ -314,7 +314,7 @@ class DeadlineExceeded(UnavailableError):
 
 
 class ConnectionLost(UnavailableError):
-    """The connection broke after the request was sent and before its answer came; only a client says so."""
+    """The connection broke after the request was sent and before its answer came; a client says so, or the gateway."""
 
     code = "connection_lost"
     title = "The connection was lost"

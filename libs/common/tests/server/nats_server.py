@@ -54,6 +54,11 @@ class NatsServer:
                 raise RuntimeError((self.folder / "nats.log").read_text())
             time.sleep(0.05)
 
+    def pause(self) -> None:
+        """Have it do nothing until it is killed: it takes what is sent, and answers nothing."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         if self._process is not None:
             self._process.send_signal(how)

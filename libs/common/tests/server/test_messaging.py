@@ -15,7 +15,7 @@ from nats.js.api import StreamConfig
 
 from wardmesh.errors import ServiceUnavailable
 from wardmesh.server.messages import OutboundMessage
-from wardmesh.server.messaging import Messaging
+from wardmesh.server.messaging import PUBLISH_TIMEOUT_SECONDS, Messaging
 from wardmesh.server.mirror import Mirror
 from wardmesh.server.streams import Choices, declared
 
@@ -60,6 +60,23 @@ async def test_a_publish_returns_when_the_stream_has_it_and_fails_at_once_when_t
     assert state.messages == 2, "the repetition was dropped by its id, the one that failed is not there"
     await messaging.drain()
     assert messaging.closed.is_set()
+
+
+async def test_a_publish_that_waits_when_the_broker_dies_fails_then_and_not_when_time_is_up(broker: Any) -> None:
+    messaging = await connect(broker.url)
+    await messaging.jetstream.add_stream(StreamConfig(name="AUDIT", subjects=["audit.>"]))
+    broker.pause()
+    publishing = asyncio.create_task(messaging.publish([OutboundMessage("audit.x.y", b"one")]))
+    await asyncio.sleep(0.1)
+    assert not publishing.done()
+    broker.stop(signal.SIGKILL)
+    async with asyncio.timeout(PUBLISH_TIMEOUT_SECONDS / 2):
+        with pytest.raises(ServiceUnavailable):
+            await publishing
+    broker.start()
+    await until(lambda: messaging.is_connected)
+    await messaging.publish([OutboundMessage("audit.x.y", b"two")])
+    await messaging.drain()
 
 
 async def test_a_subject_that_no_stream_takes_is_an_error_and_not_a_wait(broker: Any) -> None:

@@ -8,7 +8,8 @@ What always holds: an answer is taken only on the very reply subject that was na
 bits and used once. Every wait is bounded, and so is the number of requests under way.
 
 On failure: the service's own error, unchanged; `ServiceUnavailable` if nobody answers for the service,
-`DeadlineExceeded` if the answer does not come in time, `Overloaded` at the bound.
+`DeadlineExceeded` if the answer does not come in time, `ConnectionLost` as soon as it can't come any more, `Overloaded`
+at the bound.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from nats.aio.msg import Msg
 
 from wardmesh.errors import (
     CODE_HEADER,
+    ConnectionLost,
     DeadlineExceeded,
     Overloaded,
     ServiceUnavailable,
@@ -61,6 +63,7 @@ class Gateway:
     async def start(self) -> None:
         """Begin to hear answers."""
         subject = f"_INBOX.*.{GATEWAY}.{self._instance}.*"
+        self._messaging.on_disconnect(self._cut_off)
         await self._messaging.nats.subscribe(subject, cb=self._receive)
         await self._messaging.nats.flush()
 
@@ -84,6 +87,12 @@ class Gateway:
         finally:
             del self._waiting[reply]
         return _read(subject, message)
+
+    def _cut_off(self) -> None:
+        """Answers that are under way arrive nowhere: whoever waits hears of it now, and not when time is up."""
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(ConnectionLost())
 
     async def _receive(self, message: Msg) -> None:
         waiting = self._waiting.get(message.subject)

@@ -52,6 +52,7 @@ class Messaging:
         self.drift: dict[str, list[str]] = {}
         """Streams that are not as declared: name → fields. Shown by `ready`, never overwritten in silence."""
         self._on_disconnect: list[Callable[[], None]] = []
+        self._unconfirmed: set[asyncio.Future[Any]] = set()
         self._jetstream: JetStreamContext | None = None
         self._distrusted: Callable[[str], None] = lambda _why: None
 
@@ -127,21 +128,21 @@ class Messaging:
         pending: list[asyncio.Future[Any]] = []
         try:
             async with asyncio.timeout(PUBLISH_TIMEOUT_SECONDS):
-                pending.extend(
-                    [
-                        await self.jetstream.publish_async(
-                            message.subject, message.payload, headers=message.wire_headers() or None
-                        )
-                        for message in messages
-                    ]
-                )
+                for message in messages:
+                    confirmed = await self.jetstream.publish_async(
+                        message.subject, message.payload, headers=message.wire_headers() or None
+                    )
+                    pending.append(confirmed)
+                    self._unconfirmed.add(confirmed)
                 await asyncio.gather(*pending)
         except (nats.errors.Error, TimeoutError, OSError) as error:
             _log.warning("durable publish failed: %s", type(error).__name__)
             raise ServiceUnavailable("The message broker did not confirm the message.") from None
         finally:
             for future in pending:
-                future.cancel()
+                self._unconfirmed.discard(future)
+                if not future.cancel() and not future.cancelled():
+                    future.exception()  # looked at: asyncio would complain of those behind the first that failed
 
     async def expect_stream(self, name: str, *, replicas: int = 1) -> None:
         """Wait until a stream of `server.streams` is there, and report where it is not as declared.
@@ -187,6 +188,9 @@ class Messaging:
 
     async def _disconnected(self) -> None:
         _log.warning("broker connection lost")
+        for future in self._unconfirmed:
+            if not future.done():  # its confirmation was on the connection that is gone, and nowhere else
+                future.set_exception(nats.errors.ConnectionClosedError())
         for callback in self._on_disconnect:
             callback()
 
