@@ -25,6 +25,10 @@ _WORD = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{MAX_TOKEN_CHARACTERS - 1}}}")
 _CACHED_SUBJECTS = 16_384
 
 
+UNKNOWN_OPERATION: Final = "unknown"
+"""Stands for an operation that cannot be named; no contract has this name."""
+
+
 class InvalidSubjectError(ValueError):
     """Something that is not one of wardmesh's subjects."""
 
@@ -41,6 +45,14 @@ class RpcSubject:
     @classmethod
     def parse(cls, subject: str) -> RpcSubject:
         return _parse_rpc(subject)
+
+    @classmethod
+    def parse_caller(cls, subject: str, service: str) -> RpcSubject:
+        """Return who asks, and where, on a subject whose operation is no word: a client may publish that too."""
+        tokens = subject.split(".")
+        if len(tokens) != 5:
+            raise InvalidSubjectError("not of the form rpc.{service}.{operation}.{scope}.{principal}")
+        return cls(service, UNKNOWN_OPERATION, _scope(tokens[3]), _principal(tokens[4]))
 
     def format(self) -> str:
         return f"rpc.{word('service', self.service)}.{word('operation', self.operation)}.{self.scope}.{self.principal}"

@@ -145,6 +145,8 @@ async def test_a_request_is_answered_and_recorded(mesh: Mesh) -> None:
         ({"scope": ORG}, "scope_mismatch"),
         ({"principal": UserId.new()}, "scope_mismatch"),
         ({"operation": "no_such"}, "unknown_operation"),
+        ({"operation": "LIST"}, "unknown_operation"),
+        ({"operation": "liste\u0301"}, "unknown_operation"),
         ({"body": b"{"}, "malformed_json"),
         ({"body": b"\xff\xfe"}, "malformed_json"),
         ({"body": b"[]"}, "invalid_request"),

@@ -64,7 +64,7 @@ from wardmesh.server.deadlines import Deadlines
 from wardmesh.server.micro import QUEUE_GROUP, EndpointStats
 from wardmesh.server.ratelimit import RateLimiter
 from wardmesh.server.returns import Returns
-from wardmesh.subjects import InvalidSubjectError, RpcSubject, is_reply_of, refusal_inbox
+from wardmesh.subjects import UNKNOWN_OPERATION, InvalidSubjectError, RpcSubject, is_reply_of, refusal_inbox
 
 RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT", bound=Message)
@@ -120,7 +120,7 @@ class Operations:
         self._max_in_flight = max_in_flight
         self._max_long_polls = max_long_polls
         self._bound: dict[str, _Bound] = {}
-        self._unknown = EndpointStats("unknown", f"rpc.{service}.*.*.*")
+        self._unknown = EndpointStats(UNKNOWN_OPERATION, f"rpc.{service}.*.*.*")
         self._tasks: set[asyncio.Task[None]] = set()
         # Long polls wait for something to happen: they are bounded apart, so that readers cannot crowd out callers.
         self._polls: set[asyncio.Task[None]] = set()
@@ -168,7 +168,7 @@ class Operations:
     async def _receive(self, message: Msg) -> None:
         # nats-py waits for this before the next message, so it only starts the work.
         try:
-            subject = RpcSubject.parse(message.subject)
+            subject = self._subject_of(message)
         except InvalidSubjectError:
             # No client can publish here; whoever did is on our side of the broker.
             _log.error("a request on a subject that is none of ours")
@@ -184,6 +184,13 @@ class Operations:
         task = asyncio.create_task(self._serve(subject, bound, message))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
+
+    def _subject_of(self, message: Msg) -> RpcSubject:
+        try:
+            return RpcSubject.parse(message.subject)
+        except InvalidSubjectError:
+            # The broker holds a client to its scope and its name, not to operations: what is no word is answered too.
+            return RpcSubject.parse_caller(message.subject, self.service)
 
     async def _overloaded(self, subject: RpcSubject, message: Msg) -> None:
         # Not recorded: there is no time for it, and the caller will come again.
@@ -320,7 +327,7 @@ def _unknown_operation(service: str) -> AnyContract:
     """Stand in for the contract of a request that names none, so that its refusal is recorded like any other."""
     return operation(
         service,
-        "unknown",
+        UNKNOWN_OPERATION,
         Empty,
         Empty,
         summary="Not an operation",
