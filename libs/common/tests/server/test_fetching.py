@@ -378,6 +378,22 @@ async def test_a_message_that_nobody_can_read_is_put_away(client: Client) -> Non
     assert await group.fetch() == []
 
 
+async def test_what_comes_while_a_poll_is_ended_is_answered_or_comes_again_at_once(client: Client) -> None:
+    """The broker sends until it has heard that nobody waits: what it sends meanwhile must not wait to be overdue."""
+    group = Group(client)
+    for number in range(40):
+        fetcher = Fetcher(client, STREAM, LIMITS)
+        poll = asyncio.create_task(group.fetch(wait=20, fetcher=fetcher))
+        await asyncio.sleep(0.02)
+        publishing = asyncio.create_task(group.publish(str(number).encode()))
+        await asyncio.sleep(0.0002 * (number % 20))
+        fetcher.close()
+        await publishing
+        found = await poll or await group.fetch(wait=ACK_WAIT.total_seconds() / 2)
+        assert bodies(found) == [str(number).encode()]
+        assert await group.fetch(acks=[one.ack for one in found], batch=0) == []
+
+
 async def test_what_is_handed_back_comes_again_at_once(client: Client) -> None:
     group = Group(client)
     await group.publish(b"taken for nobody")

@@ -65,6 +65,7 @@ _GRACE_SECONDS: Final = 1.0  # beyond what the broker was told, before a poll is
 _HEARTBEAT_SECONDS: Final = 2.5  # two missed: the broker has forgotten the poll, by a restart for instance
 _STRAGGLER_SECONDS: Final = 1.0  # for messages that the broker says it sent; those that are lost come again
 _SHORTEST_WAIT_SECONDS: Final = 0.05
+_DRAIN_SECONDS: Final = 1.0  # a round trip, within what callers keep of their deadline for the way back
 _ATTEMPTS: Final = 3
 _KNOWN_CONSUMERS: Final = 10_000
 _NAMES_PER_PAGE: Final = 1024
@@ -247,6 +248,11 @@ class Fetcher:
                 f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{name}", json.dumps(request).encode(), reply=inbox
             )
             await poll.wait(wait_seconds + _GRACE_SECONDS, heartbeats="idle_heartbeat" in request)
+            if not poll.is_over and self._client.is_connected:
+                # Ended on our side alone: what the broker sends until it hears of that belongs to the answer.
+                with contextlib.suppress(nats.errors.Error, TimeoutError):
+                    async with asyncio.timeout(_DRAIN_SECONDS):
+                        await subscription.drain()
         except BaseException:
             for delivery in poll.deliveries:
                 await self._client.publish(f"$JS.ACK.{self._stream}.{name}.{delivery.ack}", b"-NAK")
@@ -283,6 +289,11 @@ class _Poll:
         """How many messages the broker says it sent; known when it says that it is done."""
         self._heard = _now()
         self._failure: Exception | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the broker has said that it sends no more."""
+        return self._sent is not None
 
     async def receive(self, message: Msg) -> None:
         self._heard = _now()
