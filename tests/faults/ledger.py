@@ -49,13 +49,15 @@ class Ledger:
         }
         return {what: ids for what, ids in found.items() if ids}
 
-    async def settle(self, seconds: float = ARRIVAL_SECONDS) -> float:
-        """Wait until everything that was promised has arrived, or as long as that; return how long it took."""
+    async def settle(self, seconds: float = ARRIVAL_SECONDS) -> tuple[float, str]:
+        """Wait until everything that was promised has arrived, or as long as that; return how long, and for what."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        while self.missing() and loop.time() - began < seconds:
+        last = ""
+        while (missing := self.missing()) and loop.time() - began < seconds:
+            last = "".join(f", last {len(ids)} {what}, such as {min(ids)}" for what, ids in missing.items())
             await asyncio.sleep(0.1)
-        return loop.time() - began
+        return loop.time() - began, last
 
     def problems(self) -> list[str]:
         """Return what is wrong with what arrived."""

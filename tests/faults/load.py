@@ -59,6 +59,13 @@ class Ended:
     executed: bool = False
     """Whether it may have been carried out although it failed."""
 
+    @property
+    def ended(self) -> float:
+        return self.began + self.seconds
+
+    def __str__(self) -> str:
+        return f"{self.kind} begun at {self.began:.2f} s ended in {self.code} after {self.seconds:.2f} s"
+
 
 @dataclass
 class Load:
@@ -76,6 +83,11 @@ class Load:
     _stopping: bool = False
     _workers: list[asyncio.Task[None]] = field(default_factory=list)
     _readers: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been at work."""
+        return time.monotonic() - self.began
 
     def note(self, what: str) -> None:
         """Add a line to what is shown if the test fails; before it, what failed since the last one."""
@@ -175,13 +187,9 @@ class Load:
         self._stopping = True
         await asyncio.gather(*self._workers)
 
-    def unanswered(self, *, but_for: frozenset[str] = frozenset()) -> list[str]:
-        """Return the calls that failed, but for those that ended in one of these codes at an HTTP door."""
-        return [
-            f"{ended.kind} begun at {ended.began:.2f} s ended in {ended.code} after {ended.seconds:.2f} s"
-            for ended in self.calls
-            if ended.code != "ok" and not (ended.kind.startswith("POST") and ended.code in but_for)
-        ]
+    def failed(self) -> list[str]:
+        """Return the calls that were not answered."""
+        return [str(ended) for ended in self.calls if ended.code != "ok"]
 
     def report(self) -> str:
         """Say what happened, and how to have it happen again."""
@@ -406,8 +414,8 @@ async def _follow(load: Load, mesh: Mesh) -> None:
 async def settled(load: Load) -> list[str]:
     """Stop the workers, wait for what is on its way, and return all that is wrong."""
     await load.stop()
-    waited = await load.ledger.settle()
-    load.note(f"everything that was promised had arrived {waited:.1f} s after the last call")
+    waited, last = await load.ledger.settle()
+    load.note(f"everything that was promised had arrived {waited:.1f} s after the last call{last}")
     problems = [*load.defects, *load.ledger.problems()]
     house = load.house
     async with (

@@ -16,7 +16,7 @@ async def test_no_work_is_dropped_when_credentials_expire(house: House) -> None:
     async with working(house, seed=0) as load:
         await asyncio.sleep(2.2 * TOKEN_SECONDS)
         problems = await settled(load)
-    problems += load.unanswered()
+    problems += load.failed()
     async with house.tenant.connect(house.here.api_key) as mesh:
         log = await read_log(mesh)
     # Not one of them could work to the end with what it started with.
