@@ -29,22 +29,40 @@ PREFIX: Final = "compose/"
 
 
 @dataclass
-class Account:
-    """What was acknowledged, what was refused or lost, and what arrived."""
+class Kind:
+    """What was acknowledged of one kind, and for how long nothing was."""
 
-    published: set[str] = field(default_factory=set)
-    emitted: set[str] = field(default_factory=set)
-    stored: set[str] = field(default_factory=set)
-    """Paths of secrets."""
+    acknowledged: set[str] = field(default_factory=set)
+    longest_gap_seconds: float = 0.0
+    _last: float = field(default_factory=time.monotonic)
+
+    def add(self, one: str) -> None:
+        now = time.monotonic()
+        self.longest_gap_seconds = max(self.longest_gap_seconds, now - self._last)
+        self._last = now
+        self.acknowledged.add(one)
+
+
+@dataclass
+class Account:
+    """What was acknowledged, what failed, and what arrived."""
+
+    events: Kind = field(default_factory=Kind)
+    audit_events: Kind = field(default_factory=Kind)
+    secrets: Kind = field(default_factory=Kind)
     received: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
-    last_acknowledged: float = field(default_factory=time.monotonic)
-    longest_gap_seconds: float = 0.0
 
-    def acknowledged(self) -> None:
-        now = time.monotonic()
-        self.longest_gap_seconds = max(self.longest_gap_seconds, now - self.last_acknowledged)
-        self.last_acknowledged = now
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        return {"events": self.events, "audit events": self.audit_events, "secrets": self.secrets}
+
+    def forget_gaps(self) -> None:
+        for kind in self.kinds.values():
+            kind.longest_gap_seconds = 0.0
+
+    def gaps(self) -> str:
+        return ", ".join(f"{name} {kind.longest_gap_seconds:.1f} s" for name, kind in self.kinds.items())
 
 
 class Traffic:
@@ -60,16 +78,15 @@ class Traffic:
     def start(self) -> None:
         self._reader = asyncio.create_task(self._read())
         for _ in range(WRITERS):
-            self._writers.append(asyncio.create_task(self._write(self._publish, self.account.published)))
-            self._writers.append(asyncio.create_task(self._write(self._emit, self.account.emitted)))
-        self._writers.append(asyncio.create_task(self._write(self._store, self.account.stored)))
+            self._writers.append(asyncio.create_task(self._write(self._publish, self.account.events)))
+            self._writers.append(asyncio.create_task(self._write(self._emit, self.account.audit_events)))
+        self._writers.append(asyncio.create_task(self._write(self._store, self.account.secrets)))
 
     async def progress(self, seconds: float) -> None:
         """Wait until something more of each kind is acknowledged."""
-        account = self.account
-        before = [(kind, len(kind)) for kind in (account.published, account.emitted, account.stored)]
+        before = [(kind.acknowledged, len(kind.acknowledged)) for kind in self.account.kinds.values()]
         async with asyncio.timeout(seconds):
-            while any(len(kind) <= count for kind, count in before):
+            while any(len(acknowledged) <= count for acknowledged, count in before):
                 self._look_after()
                 await asyncio.sleep(PAUSE_SECONDS)
 
@@ -81,21 +98,21 @@ class Traffic:
         """Return the acknowledged events that never arrived."""
         with suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_SECONDS):
-                while self.account.published - self.account.received.keys():
+                while self.account.events.acknowledged - self.account.received.keys():
                     self._look_after()
                     await asyncio.sleep(PAUSE_SECONDS)
-        return self.account.published - self.account.received.keys()
+        return self.account.events.acknowledged - self.account.received.keys()
 
     async def missing_entries(self) -> set[str]:
         """Return the acknowledged audit events that are not in the log."""
         found: set[str] = set()
         start = 0
         give_up = time.monotonic() + SETTLE_SECONDS
-        while self.account.emitted - found and time.monotonic() < give_up:
+        while self.account.audit_events.acknowledged - found and time.monotonic() < give_up:
             page = await self._mesh.audit.tail_page(start=start, limit=PAGE, wait_seconds=1.0)
             found.update(entry.event.id for entry in page.entries)
             start = page.next_start
-        return self.account.emitted - found
+        return self.account.audit_events.acknowledged - found
 
     async def missing_secrets(self) -> set[str]:
         """Return the secrets whose storing was acknowledged and that are not there."""
@@ -105,7 +122,7 @@ class Traffic:
             page = (await self._mesh.secrets.list(prefix=PREFIX, after=after, limit=PAGE)).secrets
             found.update(secret.path for secret in page)
             if len(page) < PAGE:
-                return self.account.stored - found
+                return self.account.secrets.acknowledged - found
             after = page[-1].path
 
     async def close(self) -> None:
@@ -120,11 +137,10 @@ class Traffic:
             if task is not None and task.done():
                 task.result()
 
-    async def _write(self, write: Callable[[], Awaitable[str]], acknowledged: set[str]) -> None:
+    async def _write(self, write: Callable[[], Awaitable[str]], kind: Kind) -> None:
         while not self._stopping.is_set():
             try:
-                acknowledged.add(await write())
-                self.account.acknowledged()
+                kind.add(await write())
             except WardmeshError as error:
                 self.account.failures[error.code] += 1
             await asyncio.sleep(PAUSE_SECONDS)
