@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
-from tests.faults.load import TOTALS
+from tests.faults.load import ARRIVALS, TOTALS
 from tests.faults.world import House, build_house
 
 from wardmesh_cli.embedded.mesh import EmbeddedMesh
@@ -38,6 +38,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if TOTALS:
         terminalreporter.section("calls under load, by what they ended in")
+        for line in ARRIVALS:
+            terminalreporter.write_line(line)
         for kind, outcomes in sorted(TOTALS.items()):
             shown = ", ".join(f"{count} {code}" for code, count in outcomes.most_common())
             terminalreporter.write_line(f"  {kind:<14} {outcomes.total():>7}: {shown}")

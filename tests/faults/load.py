@@ -46,6 +46,8 @@ HOOK_TRIES: Final = 40
 
 TOTALS: Final[defaultdict[str, Counter[str]]] = defaultdict(Counter)
 """Of the whole session, by kind of call: what calls ended in."""
+ARRIVALS: Final[list[str]] = []
+"""One line for each load of the session."""
 
 
 @dataclass(frozen=True)
@@ -415,7 +417,9 @@ async def settled(load: Load) -> list[str]:
     """Stop the workers, wait for what is on its way, and return all that is wrong."""
     await load.stop()
     waited, last = await load.ledger.settle()
-    load.note(f"everything that was promised had arrived {waited:.1f} s after the last call{last}")
+    arrived = f"everything that was promised had arrived {waited:.1f} s after the last call{last}"
+    load.note(arrived)
+    ARRIVALS.append(f"seed {load.seed}: {len(load.calls)} calls in {load.seconds - waited:.0f} s, {arrived}")
     problems = [*load.defects, *load.ledger.problems()]
     house = load.house
     async with (
