@@ -252,7 +252,7 @@ class Fetcher:
                 # Ended on our side alone: what the broker sends until it hears of that belongs to the answer.
                 with contextlib.suppress(nats.errors.Error, TimeoutError):
                     async with asyncio.timeout(_DRAIN_SECONDS):
-                        await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py leaves it unannotated
+                        await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py has no types there  # type: ignore[no-untyped-call]  # nats-py leaves it unannotated
         except BaseException:
             for delivery in poll.deliveries:
                 await self._client.publish(f"$JS.ACK.{self._stream}.{name}.{delivery.ack}", b"-NAK")
