@@ -3,7 +3,7 @@
 What always holds: TLS 1.2 at least. Where TLS is asked for, by an address (`tls://`, `wss://`) or by naming an
 authority, the handshake comes before anything else. A NATS server says in plain text whether it wants TLS, and nats-py
 believes one that does not: whoever sits in between could otherwise have the credential and every token for one line.
-The broker's side of it is `handshake_first: auto` (`wardmesh_cli.embedded.broker`).
+The broker's side of it is `handshake_first: true` (`wardmesh_cli.embedded.broker`).
 
 On failure: `ssl.SSLError`, which `advice` turns into a sentence that says what to do.
 """
@@ -18,6 +18,13 @@ from typing import Any, Final, TypeGuard
 CA_FILE_VARIABLE: Final = "WARDMESH_CA_FILE"
 MINIMUM_VERSION: Final = ssl.TLSVersion.TLSv1_2
 SECURE_SCHEMES: Final = ("tls://", "wss://")
+
+PLAIN_ADVICE: Final = (
+    "If it is meant to speak plain text, its address begins with nats:// and no authority is named; otherwise its "
+    "configuration needs `handshake_first: true`."
+)
+
+TLS_ADVICE: Final = "If it speaks TLS, its address begins with tls://."
 
 # Of OpenSSL's x509_vfy.h; Python has no names for them.
 _NOT_YET_VALID: Final = 9
@@ -43,7 +50,7 @@ def is_asked_for(servers: Iterable[str]) -> bool:
 def connect_options(context: ssl.SSLContext | None, *, required: bool) -> dict[str, Any]:
     """Return what nats-py is told. Without a context, the system's authorities are trusted.
 
-    If TLS is not required, `context` is for a broker that asks for it.
+    If TLS is not required, `context` is for a broker that asks for it; ours ask nobody, they begin.
     """
     options: dict[str, Any] = {"tls_handshake_first": True} if required else {}
     return options if context is None else options | {"tls": context}
@@ -57,10 +64,7 @@ def is_distrust(error: Exception) -> TypeGuard[ssl.SSLError]:
 def advice(error: ssl.SSLError) -> str:
     """Return a sentence for whoever could not connect: what is wrong, and what to do."""
     if not isinstance(error, ssl.SSLCertVerificationError):
-        return (
-            "The broker does not speak TLS first, or none of our versions (1.2 or later). If it is meant to speak "
-            "plain text, its address begins with nats://; otherwise its configuration needs `handshake_first: auto`."
-        )
+        return f"The broker does not begin with TLS, or has none of our versions (1.2 or later). {PLAIN_ADVICE}"
     if error.verify_code in _MISMATCHES:
         return (
             "The broker's certificate is for another name or address. Use one that it is for, or make it anew with "

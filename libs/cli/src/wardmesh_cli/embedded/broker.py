@@ -138,8 +138,9 @@ def render(config: BrokerConfig) -> str:
         },
     }
     if config.tls is not None:
-        # For clients that insist on it (`wardmesh.tls`); others wait 50 ms and are told in plain text to begin.
-        document["tls"] = _tls(config.tls) | {"handshake_first": "auto"}
+        # Not a word in plain text, which somebody in between could change (`wardmesh.tls`). Not `auto` either: it gives
+        # clients 50 ms to begin, and a busy machine's do not always.
+        document["tls"] = _tls(config.tls) | {"handshake_first": True}
     if config.websocket_port is not None:
         websocket: dict[str, Any] = {"host": config.host, "port": config.websocket_port}
         document["websocket"] = websocket | ({"tls": _tls(config.tls)} if config.tls else {"no_tls": True})

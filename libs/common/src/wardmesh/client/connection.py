@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Final
 
+from wardmesh import tls
 from wardmesh.client.link import Dialling, Link, LinkRefused, LinkUnreachable, LinkUntrusted
 from wardmesh.client.retry import delay
 from wardmesh.errors import CredentialRefused, ServiceUnavailable
@@ -75,7 +76,9 @@ class Connection:
                 self._changed = loop.create_future()
             left = until - loop.time()
             if left <= 0:
-                raise ServiceUnavailable(f"No broker answers at {', '.join(_shown(self._dialling.servers))}.")
+                where = ", ".join(_shown(self._dialling.servers))
+                in_tls, advice = (" in TLS", tls.PLAIN_ADVICE) if self._dialling.tls_required else ("", tls.TLS_ADVICE)
+                raise ServiceUnavailable(f"No broker answers at {where}{in_tls}. {advice}")
             await asyncio.wait((self._changed,), timeout=left)
 
     async def renew(self) -> None:

@@ -13,6 +13,7 @@ On failure: `ServiceUnavailable`, retryable.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +34,9 @@ from wardmesh.server.streams import SIZES, Choices, declared, drift
 PUBLISH_TIMEOUT_SECONDS: Final = 5.0
 DRAIN_TIMEOUT_SECONDS: Final = 10
 RECONNECT_WAIT_SECONDS: Final = 0.25
+CANCEL_SECONDS: Final = 0.05
+CLOSE_SECONDS: Final = 1.0
+"""After a TLS handshake that failed, nats-py waits without end for a stream to close that nobody holds any more."""
 EXPECT_SECONDS: Final = 60.0
 """How long a service waits for its streams; then it ends, and its supervisor tries again."""
 EXPECT_WAIT_SECONDS: Final = 0.1
@@ -54,7 +58,7 @@ class Messaging:
         self._on_disconnect: list[Callable[[], None]] = []
         self._unconfirmed: set[asyncio.Future[Any]] = set()
         self._jetstream: JetStreamContext | None = None
-        self._distrusted: Callable[[str], None] = lambda _why: None
+        self._failed: Callable[[Exception], None] = _nothing
 
     @property
     def jetstream(self) -> JetStreamContext:
@@ -65,25 +69,32 @@ class Messaging:
     async def connect(self, servers: Sequence[str], *, seed: str, ca_file: Path | None = None) -> Self:
         """Connect as the nkey user of `seed`; wait for the broker as long as it takes.
 
-        Raises `ServiceUnavailable` if something answers that can't be trusted: waiting would not help, and nats-py
-        would wait without end for a stream to close that nobody holds any more.
+        Raises `ServiceUnavailable` if something answers that can't be trusted: waiting would not help.
         """
-        reasons: asyncio.Queue[str] = asyncio.Queue()
-        self._distrusted = reasons.put_nowait
-        connecting = asyncio.ensure_future(self._connect(servers, seed, ca_file))
-        distrust = asyncio.ensure_future(reasons.get())
-        try:
-            await asyncio.wait((connecting, distrust), return_when=asyncio.FIRST_COMPLETED)
-            if not connecting.done():
-                raise ServiceUnavailable(distrust.result())
-            await connecting
-        finally:
-            self._distrusted = lambda _why: None
-            connecting.cancel()
-            distrust.cancel()
-        return self
+        options = tls_options(servers, ca_file)
+        while True:
+            failures: asyncio.Queue[Exception] = asyncio.Queue()
+            self._failed = failures.put_nowait if options else _nothing
+            connecting = asyncio.ensure_future(self._connect(servers, seed, options))
+            failing = asyncio.ensure_future(failures.get())
+            try:
+                await asyncio.wait((connecting, failing), return_when=asyncio.FIRST_COMPLETED)
+                if connecting.done():
+                    await connecting
+                    return self
+                error = failing.result()
+                if tls.is_distrust(error):
+                    raise ServiceUnavailable(tls.advice(error)) from error
+            finally:
+                self._failed = _nothing
+                failing.cancel()
+                while not connecting.done():  # nats-py swallows a cancellation now and then
+                    connecting.cancel()
+                    await asyncio.wait((connecting,), timeout=CANCEL_SECONDS)
+            self.nats = Client()  # the other one waits without end, as above
+            await asyncio.sleep(RECONNECT_WAIT_SECONDS)
 
-    async def _connect(self, servers: Sequence[str], seed: str, ca_file: Path | None) -> None:
+    async def _connect(self, servers: Sequence[str], seed: str, options: dict[str, Any]) -> None:
         await self.nats.connect(
             list(servers),
             name=f"wardmesh-{self.name}",
@@ -99,7 +110,7 @@ class Messaging:
             disconnected_cb=self._disconnected,
             reconnected_cb=self._reconnected,
             closed_cb=self._closed,
-            **tls_options(servers, ca_file),
+            **options,
         )
 
     @property
@@ -112,12 +123,15 @@ class Messaging:
 
     async def drain(self) -> None:
         """Finish what has arrived, send what was published, and close."""
-        if not self.nats.is_closed:
-            try:
-                async with asyncio.timeout(DRAIN_TIMEOUT_SECONDS + 1):
-                    await self.nats.drain()
-            except (nats.errors.Error, TimeoutError):
-                await self.nats.close()
+        if self.nats.is_closed:
+            return
+        try:
+            async with asyncio.timeout(DRAIN_TIMEOUT_SECONDS + 1):
+                await self.nats.drain()
+        except (nats.errors.Error, TimeoutError):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self.nats.close()
 
     async def publish(self, messages: Sequence[OutboundMessage]) -> None:
         """Publish in order; return when every message is durable, raise if one may not be."""
@@ -184,7 +198,7 @@ class Messaging:
         _log.warning("broker connection: %s", type(error).__name__)
         if tls.is_distrust(error):
             _log.error("%s", tls.advice(error))
-            self._distrusted(tls.advice(error))
+        self._failed(error)
 
     async def _disconnected(self) -> None:
         _log.warning("broker connection lost")
@@ -199,6 +213,10 @@ class Messaging:
 
     async def _closed(self) -> None:
         self.closed.set()
+
+
+def _nothing(_error: Exception) -> None:
+    pass
 
 
 def tls_options(servers: Sequence[str], ca_file: Path | None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from docker.errors import DockerException  # type: ignore[import-untyped] # it h
 from testcontainers.core.container import DockerContainer
 
 from wardmesh.server.broker import static_permissions
+from wardmesh.tls import trusting
 from wardmesh_cli.embedded import broker
 from wardmesh_cli.embedded.broker import BrokerConfig, Tls
 from wardmesh_cli.embedded.errors import EmbeddedError
@@ -126,7 +127,7 @@ class ContainerServers:
             return _postgres_url(database, role, password, database_name)
 
         administrative = database_url(SUPERUSER, password, database_name=SUPERUSER)
-        self._probes = {"nats": nats_answers(*nats), "postgres": postgres_answers(administrative)}
+        self._probes = {"nats": nats_answers(*nats, ground.tls and ground.tls.authority), "postgres": postgres_answers(administrative)}
         await asyncio.gather(*(_until_ready(self._containers[name], self._probes[name]) for name in SERVERS))
         secure = ground.tls is not None
         return Addresses(
@@ -161,13 +162,14 @@ async def postgres(image: str) -> AsyncIterator[str]:
 Probe = Callable[[], Awaitable[bool]]
 
 
-def nats_answers(host: str, port: int) -> Probe:
+def nats_answers(host: str, port: int, ca_file: Path | None = None) -> Probe:
     """Return a probe that wants a NATS server's greeting: a proxy of Docker's accepts before there is a server."""
+    secure = None if ca_file is None else trusting(ca_file)
 
     async def probe() -> bool:
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
-                reader, writer = await asyncio.open_connection(host, port)
+                reader, writer = await asyncio.open_connection(host, port, ssl=secure)
                 try:
                     return (await reader.readline()).startswith(b"INFO ")
                 finally:
