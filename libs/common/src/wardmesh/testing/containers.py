@@ -127,7 +127,8 @@ class ContainerServers:
             return _postgres_url(database, role, password, database_name)
 
         administrative = database_url(SUPERUSER, password, database_name=SUPERUSER)
-        self._probes = {"nats": nats_answers(*nats, ground.tls and ground.tls.authority), "postgres": postgres_answers(administrative)}
+        ca_file = None if ground.tls is None else ground.tls.authority
+        self._probes = {"nats": nats_answers(*nats, ca_file), "postgres": postgres_answers(administrative)}
         await asyncio.gather(*(_until_ready(self._containers[name], self._probes[name]) for name in SERVERS))
         secure = ground.tls is not None
         return Addresses(
