@@ -30,7 +30,7 @@ up: .venv/ready ## Start a mesh and stay up (Ctrl-C stops it)
 	@$(BIN)/wardmesh up
 
 test: .venv/ready lint ## Every test, lint and type check
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 test-containers: .venv/ready ## The integration suite on testcontainers (needs Docker)
 	@$(BIN)/pytest tests/integration --wardmesh-backend=containers

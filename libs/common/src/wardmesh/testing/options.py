@@ -2,7 +2,7 @@
 
 | option                     | environment                    | ini                       | default            |
 | `--wardmesh-backend`       | `WARDMESH_TEST_BACKEND`        | `wardmesh_backend`        | `embedded`         |
-| `--wardmesh-nats-image`    | `WARDMESH_TEST_NATS_IMAGE`     | `wardmesh_nats_image`     | `nats:2.12-alpine` |
+| `--wardmesh-nats-image`    | `WARDMESH_TEST_NATS_IMAGE`     | `wardmesh_nats_image`     | `nats:2.15-alpine` |
 | `--wardmesh-postgres-image`| `WARDMESH_TEST_POSTGRES_IMAGE` | `wardmesh_postgres_image` | `postgres:18-alpine` |
 
 On failure: `pytest.UsageError` for a backend that there isn't, before any test runs.
@@ -20,7 +20,7 @@ import pytest
 EMBEDDED: Final = "embedded"
 CONTAINERS: Final = "containers"
 BACKENDS: Final = (EMBEDDED, CONTAINERS)
-DEFAULT_NATS_IMAGE: Final = "nats:2.12-alpine"
+DEFAULT_NATS_IMAGE: Final = "nats:2.15-alpine"
 DEFAULT_POSTGRES_IMAGE: Final = "postgres:18-alpine"
 
 _DECLARED: Final = (
