@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from benchmarks.__main__ import PROGRAMS
 
 ROOT = Path(__file__).parents[2]
