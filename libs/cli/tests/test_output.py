@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -29,6 +30,18 @@ def test_a_table_in_a_pipe_has_padded_columns_and_nothing_else() -> None:
     out, stream = output()
     out.table(("id", "state"), [("a", Styled("revoked", BAD)), ("bcd", None), (7, NOW)])
     assert stream.getvalue() == "ID   STATE\na    revoked\nbcd  -\n7    2026-11-22 12:00:00Z\n"
+
+
+def test_what_is_too_wide_is_folded_where_it_is_prose_and_an_id_stays_in_one_piece() -> None:
+    identifier, prose = "agt_" + "0" * 26, "the key has expired or was revoked " * 3
+    out, stream = output(terminal=True, no_color=True)
+    out.table(("id", "reason"), [(identifier, prose)])
+    folded = re.sub("\x1b\\[[0-9]*m", "", stream.getvalue())
+    assert all(len(line) <= 100 for line in folded.splitlines())
+    assert folded.split() == ["id", "reason", identifier, *prose.split()]
+    out, stream = output(terminal=True, no_color=True)
+    out.table(("a", "b", "c", "d"), [(identifier,) * 4])
+    assert stream.getvalue().count(identifier) == 4
 
 
 def test_colour_is_for_terminals_that_want_it() -> None:

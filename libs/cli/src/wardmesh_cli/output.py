@@ -84,21 +84,29 @@ class Output:
         self._print(self.err, text, style)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-        """Show rows. A long text is folded on a terminal and never cut."""
+        """Show rows. Nothing is cut: what is too wide for a terminal is folded where it is prose, and wrapped else."""
         cells = [[_styled(cell) for cell in row] for row in rows]
-        if self.out.is_terminal:
-            table = Table(box=None, pad_edge=False, header_style=QUIET, padding=(0, 2, 0, 0))
-            for column in columns:
-                table.add_column(column, overflow="fold")
-            for row in cells:
-                table.add_row(*(Text(cell.text, cell.style) for cell in row))
-            self.out.print(table)
+        names = columns if self.out.is_terminal else [column.upper() for column in columns]
+        lines = [[Styled(name, QUIET) for name in names], *cells]
+        widths = [max(len(line[place].text) for line in lines) for place in range(len(columns))]
+        if self.out.is_terminal and self._folds(widths, cells):
+            self.out.print(_folding(columns, cells, widths))
             return
-        lines = [[column.upper() for column in columns], *([cell.text for cell in row] for row in cells)]
-        widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
         for line in lines:
-            padded = (text.ljust(width) for text, width in zip(line, widths, strict=True))
-            self._write(_COLUMN_GAP.join(padded).rstrip())
+            padded = [Styled(cell.text.ljust(width), cell.style) for cell, width in zip(line, widths, strict=True)]
+            self._row(padded)
+
+    def _folds(self, widths: Sequence[int], cells: Sequence[Sequence[Styled]]) -> bool:
+        """Tell whether folding the last column, and no other, makes a table fit. An id must stay in one piece."""
+        before = sum(widths[:-1]) + len(_COLUMN_GAP) * (len(widths) - 1)
+        longest_word = max((len(word) for row in cells for word in row[-1].text.split()), default=0)
+        return before + widths[-1] > self.out.width >= before + longest_word
+
+    def _row(self, cells: Sequence[Styled]) -> None:
+        if self.out.is_terminal:
+            self.out.print(Text(_COLUMN_GAP).join(Text(cell.text, cell.style) for cell in cells), soft_wrap=True)
+        else:
+            self._write(_COLUMN_GAP.join(cell.text for cell in cells).rstrip())
 
     def facts(self, pairs: Mapping[str, Cell]) -> None:
         """Show names and values, one pair a line."""
@@ -134,6 +142,16 @@ class Output:
     def _write(self, line: str) -> None:
         self.out.file.write(line + "\n")
         self.out.file.flush()
+
+
+def _folding(columns: Sequence[str], cells: Sequence[Sequence[Styled]], widths: Sequence[int]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style=QUIET, padding=(0, len(_COLUMN_GAP), 0, 0))
+    for place, (column, width) in enumerate(zip(columns, widths, strict=True)):
+        is_last = place == len(columns) - 1
+        table.add_column(column, min_width=None if is_last else width, no_wrap=not is_last, overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(cell.text, cell.style) for cell in row))
+    return table
 
 
 def to_json(value: Jsonable, *, indent: int | None = None) -> str:

@@ -27,7 +27,7 @@ async def propose(run: Run, target: OtherWorkspace) -> None:
     """Offer another workspace to exchange messages."""
     agreement = await run.mesh.bridge.propose(target=target)
     _show(run, agreement)
-    if agreement.state is AgreementState.PROPOSED:
+    if agreement.state is AgreementState.PROPOSED and not run.out.as_json:
         run.out.note(f"next, an admin of {target}: wardmesh bridge accept {agreement.id} -w {target}", "dim")
 
 
