@@ -1,4 +1,7 @@
-"""A mesh to break, and how often to break it: `--rounds=50` (`make faults`); one round in `make test`."""
+"""A mesh to break, and how often to break it: `--rounds=50` (`make faults`); one round in `make test`.
+
+One round is a slice: every process is killed once, and the rest is cut short (`at_length` is false).
+"""
 
 from __future__ import annotations
 
@@ -70,6 +73,12 @@ async def breakable(request: pytest.FixtureRequest) -> AsyncIterator[ReportedMes
         print(f"the logs of the mesh that was broken are in {mesh.layout.logs}")
     else:
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def at_length(request: pytest.FixtureRequest) -> bool:
+    """Whether there is time for more than a slice."""
+    return bool(request.config.getoption("--rounds", 1) > 1)
 
 
 @pytest.fixture

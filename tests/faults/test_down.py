@@ -9,7 +9,8 @@ from typing import Final
 
 import httpx2
 import pytest
-from tests.faults.world import House
+from tests.faults.conftest import ReportedMesh
+from tests.faults.world import House, build_house
 from tests.mesh.world import raw_caller
 
 from wardmesh import contracts
@@ -27,6 +28,12 @@ READS: Final[dict[str, AnyContract]] = {
     "audit": contracts.audit.CHECKPOINT,
     "webhooks": contracts.webhooks.LIST_SOURCES,
 }
+
+
+@pytest.fixture(scope="module")
+async def house(breakable: ReportedMesh) -> House:
+    """One for all: nothing is done in it."""
+    return await build_house(breakable)
 
 
 async def gone(house: House, service: str) -> None:
