@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 
 import pytest
 from rich.console import Console
 
 from wardmesh.errors import NotFound, PermissionDenied
+from wardmesh_cli.commands.demo import played
+from wardmesh_cli.commands.up import Interruption
 from wardmesh_cli.demo.tour import Evidence, NotShown, Tour, must, refused
 from wardmesh_cli.output import Output
 
@@ -69,3 +72,23 @@ async def test_refused_wants_the_very_refusal() -> None:
         await refused(allow(), "permission_denied")
     with pytest.raises(NotShown, match="not not_found"):
         await refused(deny(), "not_found")
+
+
+async def test_a_tour_that_fails_ends_with_a_failure_and_one_that_is_interrupted_with_that() -> None:
+    async def fail() -> None:
+        await one.step("a number", not_shown())
+
+    async def forever() -> None:
+        interruption.event.set()
+        await asyncio.Event().wait()
+
+    one, stream = tour()
+    async with Interruption() as interruption:
+        assert await played(one, shown_all, interruption) is None
+        assert await played(one, fail, interruption) == 1
+        assert await played(one, forever, interruption) == 130
+    assert "✗  a number: it was eight" in told(stream)
+
+
+async def shown_all() -> None:
+    pass

@@ -43,7 +43,7 @@ async def demo(run: Run) -> None:
             raise typer.Exit(INTERRUPTED)
         door = await stack.enter_async_context(open_door(mesh.http_url))
         stage = Stage(tour, mesh.nats_url, mesh.ingest_url, door, folder)
-        outcome = await _played(tour, lambda: chapters(stage), interruption)
+        outcome = await played(tour, lambda: chapters(stage), interruption)
         if outcome is not None:
             raise typer.Exit(outcome)
         progress(run, "stopping", began)
@@ -56,7 +56,7 @@ async def demo(run: Run) -> None:
         run.out.line(f"The data and the export are in {folder}. Your own mesh: wardmesh up")
 
 
-async def _played(tour: Tour, play: Callable[[], Awaitable[None]], interruption: Interruption) -> int | None:
+async def played(tour: Tour, play: Callable[[], Awaitable[None]], interruption: Interruption) -> int | None:
     """Play the tour; return the exit status that it ends with, or None if everything was shown."""
     try:
         return None if await interruption.or_done(play) else INTERRUPTED
