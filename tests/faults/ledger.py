@@ -108,8 +108,20 @@ class _Reader:
         return await self.mesh.audit.leaves_page(start=start, limit=limit)
 
 
-async def check_log(mesh: Mesh, is_sealed: Callable[[Log], list[str]]) -> list[str]:
-    """Export the log of the mesh's workspace, verify it offline, and look through what it says."""
+async def check_log(mesh: Mesh, is_sealed: Callable[[Log], list[str]], seconds: float = ARRIVAL_SECONDS) -> list[str]:
+    """Return what is wrong with the log of the mesh's workspace, once what is on its way has had time to arrive.
+
+    What an operation leaves is committed with it, and in the log a moment later, or when the sealer that died with it
+    in hand is taken for dead.
+    """
+    give_up = asyncio.get_running_loop().time() + seconds
+    while (problems := await _problems_of_log(mesh, is_sealed)) and asyncio.get_running_loop().time() < give_up:
+        await asyncio.sleep(1.0)
+    return problems
+
+
+async def _problems_of_log(mesh: Mesh, is_sealed: Callable[[Log], list[str]]) -> list[str]:
+    """Export the log, verify it offline, and look through what it says."""
     with tempfile.TemporaryDirectory(prefix="wardmesh-log-") as name:
         folder = Path(name) / "export"
         exported = await export_log(_Reader(mesh), folder)
