@@ -8,11 +8,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from wardmesh_cli.embedded import leftovers
+from wardmesh_cli.embedded import leftovers, logs
+from wardmesh_cli.embedded import supervisor as supervising
 from wardmesh_cli.embedded.errors import ProcessFailed
 from wardmesh_cli.embedded.ports import free_ports
 from wardmesh_cli.embedded.processes import Launch, ProcessSpec, http_ready, line_ready
@@ -31,6 +33,10 @@ def spec(folder: Path, name: str, program: str, **changes: object) -> ProcessSpe
 
 def is_alive(pid: int) -> bool:
     return leftovers.started(pid) is not None
+
+
+def total_size(*files: Path) -> int:
+    return sum(file.stat().st_size for file in files if file.exists())
 
 
 async def gone(pid: int) -> None:
@@ -66,6 +72,108 @@ async def test_one_that_keeps_dying_is_started_again_at_growing_intervals(tmp_pa
         await supervisor.start(spec(tmp_path, "a", program))
         await asyncio.sleep(2)
     assert 3 <= len(marker.read_text()) <= 8
+
+
+async def test_the_pause_before_another_start_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that died for an hour is back seconds after its cause is gone."""
+    monkeypatch.setattr(supervising, "FIRST_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(supervising, "MAX_BACKOFF_SECONDS", 0.05)
+    lines: list[str] = []
+    async with Supervisor(tmp_path / "pids", lines.append) as supervisor:
+        await supervisor.start(spec(tmp_path, "a", "import time; print('up', flush=True); time.sleep(0.05)"))
+        async with asyncio.timeout(WAIT_SECONDS):
+            while sum("starting it again" in line for line in lines) < 6:
+                await asyncio.sleep(0.02)
+    pauses = [line.rpartition(" in ")[2] for line in lines if "starting it again" in line]
+    assert pauses[:6] == ["0.01 s", "0.02 s", "0.04 s", "0.05 s", "0.05 s", "0.05 s"]
+
+
+async def test_one_that_cannot_even_be_started_again_is_tried_again(tmp_path: Path) -> None:
+    """The program is away for a moment, as in an upgrade."""
+    interpreter, away = tmp_path / "python", tmp_path / "away"
+    interpreter.symlink_to(sys.executable)
+    lines: list[str] = []
+    whole = spec(tmp_path, "a", POLITE)
+    async with Supervisor(tmp_path / "pids", lines.append) as supervisor:
+        await supervisor.start(replace(whole, launch=replace(whole.launch, command=(str(interpreter), "-c", POLITE))))
+        interpreter.rename(away)
+        supervisor.kill("a")
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not any("No such file" in line for line in lines):
+                await asyncio.sleep(0.02)
+        away.rename(interpreter)
+        await supervisor["a"].wait_ready(WAIT_SECONDS)
+        assert "a" in supervisor.pids
+
+
+async def test_the_one_that_failed_is_blamed_at_once_and_not_who_waited_for_it(tmp_path: Path) -> None:
+    began = time.monotonic()
+    async with Supervisor(tmp_path / "pids") as supervisor:
+        waiting = spec(tmp_path, "waiting", "import time; time.sleep(600)")
+        bad = spec(tmp_path, "bad", "import time; time.sleep(0.2); raise SystemExit(3)")
+        with pytest.raises(ProcessFailed, match="bad ended with status 3") as failed:
+            await supervisor.start(waiting, bad)
+        assert str(tmp_path / "bad.log") in str(failed.value)
+        assert dict(supervisor.pids) == {}
+    assert time.monotonic() - began < WAIT_SECONDS / 2
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
+    async with Supervisor(tmp_path / "pids") as supervisor:
+        starting = asyncio.create_task(
+            supervisor.start(spec(tmp_path, "a", STUBBORN.replace("'up'", "'not yet'"), stop_timeout_seconds=0.3))
+        )
+        async with asyncio.timeout(WAIT_SECONDS):
+            while "a" not in supervisor.pids:
+                await asyncio.sleep(0.01)
+        pid = supervisor.pids["a"]
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+    await gone(pid)
+    assert not (tmp_path / "pids").exists()
+
+
+async def test_logs_are_bounded_while_a_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "LOOK_SECONDS", 0.05)
+    program = """if True:
+        import time
+        print('up', flush=True)
+        for number in range(100_000):
+            print(f'{number:06} ' + 'x' * 93, flush=True)
+            if number % 100 == 0:
+                time.sleep(0.01)
+    """
+    log = tmp_path / "a.log"
+    async with Supervisor(tmp_path / "pids", max_log_bytes=100_000) as supervisor:
+        await supervisor.start(spec(tmp_path, "a", program))
+        sizes = []
+        for _ in range(40):
+            await asyncio.sleep(0.05)
+            sizes.append(total_size(log, logs.predecessor(log)))
+    older, newer = logs.predecessor(log), log
+    assert max(sizes) < 1_000_000
+    assert older.stat().st_mode & 0o077 == 0
+    lines = [*older.read_text().splitlines(), *newer.read_text().splitlines()]
+    numbers = [int(line[:6]) for line in lines if line[:6].isdigit() and len(line) == 100]
+    assert numbers[0] > 0  # what is oldest is gone
+    assert numbers == sorted(numbers)
+    assert len(numbers) > 0.9 * (numbers[-1] - numbers[0])
+
+
+def test_a_log_that_cannot_be_copied_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "a.log"
+    log.write_text("x" * 100)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(logs.shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match="No space"):
+        logs.bound(log, max_bytes=10)
+    assert log.read_text() == "x" * 100
+    assert [file.name for file in tmp_path.iterdir()] == ["a.log"]
+    assert not logs.bound(tmp_path / "absent", max_bytes=10)
 
 
 async def test_one_that_never_is_ready_fails_with_the_end_of_its_log_and_takes_its_group_along(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ What always holds:
 - `start` returns when every process of the group is ready, or raises and says which is not and why.
 - A process that dies later is started again, after a pause that doubles up to `MAX_BACKOFF_SECONDS` while it keeps
   dying, for as long as the supervisor runs.
+- Logs are bounded (`logs`), for as long as the supervisor runs.
 - No process outlives the supervisor: stopped on `stop`, by the kernel if the supervisor is killed (`launching`), or at
   the next start where the kernel makes no such promise (`leftovers`).
 
@@ -20,11 +21,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
-from wardmesh_cli.embedded import leftovers
+from wardmesh_cli.embedded import leftovers, logs
 from wardmesh_cli.embedded.errors import ProcessFailed
 from wardmesh_cli.embedded.files import PRIVATE_FILE
 from wardmesh_cli.embedded.launching import in_child
@@ -178,11 +180,19 @@ class Supervised:
 class Supervisor:
     """All processes of one mesh."""
 
-    def __init__(self, pid_file: Path, report: Callable[[str], None] = lambda _line: None) -> None:
+    def __init__(
+        self,
+        pid_file: Path,
+        report: Callable[[str], None] = lambda _line: None,
+        *,
+        max_log_bytes: int = logs.MAX_LOG_BYTES,
+    ) -> None:
         self._pid_file = pid_file
         self._report = report
+        self._max_log_bytes = max_log_bytes
         self._groups: list[list[Supervised]] = []
         self._by_name: dict[str, Supervised] = {}
+        self._bounding: asyncio.Task[None] | None = None
 
     @property
     def pids(self) -> Mapping[str, int]:
@@ -205,6 +215,8 @@ class Supervisor:
                 raise ValueError(f"a process called {one.spec.name} is there already")
             self._by_name[one.spec.name] = one
         self._groups.append(group)
+        if self._bounding is None:
+            self._bounding = asyncio.create_task(self._bound_logs(), name="bound logs")
         try:
             async with asyncio.TaskGroup() as starting:
                 for one in group:
@@ -234,7 +246,23 @@ class Supervisor:
             await stopping
             raise
 
+    async def _bound_logs(self) -> None:
+        complained: set[Path] = set()
+        while True:
+            for file in [one.spec.log_file for one in self._by_name.values()]:
+                try:
+                    await to_the_end(partial(logs.bound, file, max_bytes=self._max_log_bytes))
+                except OSError as error:
+                    if file not in complained:
+                        complained.add(file)
+                        self._report(f"{file} can't be kept short: {error.strerror}")
+            await asyncio.sleep(logs.LOOK_SECONDS)
+
     async def _stop_all(self) -> None:
+        if self._bounding is not None:
+            self._bounding.cancel()
+            await asyncio.gather(self._bounding, return_exceptions=True)
+            self._bounding = None
         while self._groups:
             await self._stop_group(self._groups.pop())
         self._pid_file.unlink(missing_ok=True)
