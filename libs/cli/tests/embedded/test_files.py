@@ -88,7 +88,7 @@ def test_a_lock_ends_with_its_process_and_is_not_inherited(tmp_path: Path) -> No
         from pathlib import Path
         from wardmesh_cli.embedded.files import FolderLock
         FolderLock(Path({str(tmp_path)!r})).acquire()
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdout=subprocess.DEVNULL)
         print(child.pid, flush=True)
         os.kill(os.getpid(), 9)
     """
@@ -96,6 +96,7 @@ def test_a_lock_ends_with_its_process_and_is_not_inherited(tmp_path: Path) -> No
         [sys.executable, "-c", program], check=False, stdout=subprocess.PIPE, text=True, close_fds=True
     )
     try:
+        os.kill(int(done.stdout), 0)  # the child of the one that died is alive
         with FolderLock(tmp_path):
             pass
     finally:
