@@ -109,29 +109,36 @@ class _Reader:
 
 
 async def check_log(mesh: Mesh, is_sealed: Callable[[Log], list[str]], seconds: float = ARRIVAL_SECONDS) -> list[str]:
-    """Return what is wrong with the log of the mesh's workspace, once what is on its way has had time to arrive.
+    """Return what is wrong with the log of the mesh's workspace.
 
     What an operation leaves is committed with it, and in the log a moment later, or when the sealer that died with it
-    in hand is taken for dead.
+    in hand is taken for dead: what is absent is waited for. A log that does not verify, or has an event twice, is wrong
+    at whatever moment it is seen; no later look makes up for it.
     """
     give_up = asyncio.get_running_loop().time() + seconds
-    while (problems := await _problems_of_log(mesh, is_sealed)) and asyncio.get_running_loop().time() < give_up:
+    while True:
+        log, wrong = await _export_and_verify(mesh)
+        if wrong:
+            return wrong
+        absent = is_sealed(log)
+        if not absent or asyncio.get_running_loop().time() > give_up:
+            return absent
         await asyncio.sleep(1.0)
-    return problems
 
 
-async def _problems_of_log(mesh: Mesh, is_sealed: Callable[[Log], list[str]]) -> list[str]:
-    """Export the log, verify it offline, and look through what it says."""
+async def _export_and_verify(mesh: Mesh) -> tuple[Log, list[str]]:
+    """Export the log and verify it offline; return it, and what can never be right."""
     with tempfile.TemporaryDirectory(prefix="wardmesh-log-") as name:
         folder = Path(name) / "export"
         exported = await export_log(_Reader(mesh), folder)
         report = await asyncio.to_thread(verify_export, folder, exported.verifier_key)
-        if not report.is_sound or report.entries_checked != exported.size:
-            return [f"the exported log does not verify: {report}"]
         log = await asyncio.to_thread(Log.read, folder / "entries.ndjson")
-    repeated = [identifier for identifier, times in log.ids.items() if times > 1]
-    problems = [f"{len(repeated)} events are in the log more than once, such as {repeated[0]}"] if repeated else []
-    return problems + is_sealed(log)
+    wrong = []
+    if not report.is_sound or report.entries_checked != exported.size:
+        wrong.append(f"the exported log does not verify: {report}")
+    if repeated := [identifier for identifier, times in log.ids.items() if times > 1]:
+        wrong.append(f"{len(repeated)} events are in the log more than once, such as {repeated[0]}")
+    return log, wrong
 
 
 @dataclass
