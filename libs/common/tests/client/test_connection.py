@@ -348,3 +348,11 @@ async def test_what_was_emitted_and_acknowledged_is_there_after_kills(broker, se
         await asyncio.gather(*workers)
     assert set(acknowledged) <= log
     assert len(set(acknowledged)) == len(acknowledged)
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_a_websocket_address_says_what_it_needs(connect, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nats-py says it to nobody, and goes on as if no broker answered."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(ValueError, match="aiohttp"):
+        connect(f"{scheme}://127.0.0.1:1")

@@ -10,6 +10,7 @@ On failure: `connect` raises `CredentialRefused`, or `ServiceUnavailable` if not
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import ssl
 import weakref
@@ -47,6 +48,7 @@ URL_VARIABLE: Final = "WARDMESH_URL"
 API_KEY_VARIABLE: Final = "WARDMESH_API_KEY"
 DEFAULT_URL: Final = "nats://127.0.0.1:4222"
 CLOSE_SECONDS: Final = 5.0
+_WEBSOCKET: Final = ("ws://", "wss://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,8 @@ def connect(
     """
     servers = tuple(part.strip() for part in (url or os.environ.get(URL_VARIABLE) or DEFAULT_URL).split(","))
     credential = _credential(api_key, token, session, on_session, holder, parse_scope(scope) if scope else None)
+    if any(server.startswith(_WEBSOCKET) for server in servers) and importlib.util.find_spec("aiohttp") is None:
+        raise ValueError("ws:// and wss:// need the package aiohttp: install it, or name a nats:// or tls:// address")
     dialling = Dialling(
         servers=servers,
         user=credential.scope,
