@@ -1,0 +1,90 @@
+"""Contracts of the audit service, the append-only log, and the form of what goes into it."""
+
+from __future__ import annotations
+
+from wardmesh.contracts.audit import entries, proofs
+from wardmesh.contracts.audit.entries import (
+    EMIT,
+    MAX_BODY_BYTES,
+    MAX_EMIT,
+    QUERY,
+    TAIL,
+    Emit,
+    Emitted,
+    Entries,
+    Entry,
+    Filter,
+    Query,
+    SealedEntries,
+    Tail,
+)
+from wardmesh.contracts.audit.events import (
+    MAX_DETAILS_BYTES,
+    MAX_ENVELOPE_EVENTS,
+    MAX_TARGETS,
+    Action,
+    AuditEnvelope,
+    AuditEvent,
+    Details,
+    NewAuditEvent,
+    Outcome,
+    Reason,
+    Target,
+)
+from wardmesh.contracts.audit.proofs import (
+    CHECKPOINT,
+    LEAVES,
+    PROVE,
+    Checkpoint,
+    InclusionProof,
+    Leaves,
+    Prove,
+    ReadLeaves,
+)
+from wardmesh.contracts.audit.rules import (
+    MAX_LEAVES,
+    MAX_PAGE_BYTES,
+    READ,
+)
+from wardmesh.contracts.operation import AnyContract
+
+__all__ = [
+    "CHECKPOINT",
+    "CONTRACTS",
+    "EMIT",
+    "LEAVES",
+    "MAX_BODY_BYTES",
+    "MAX_DETAILS_BYTES",
+    "MAX_EMIT",
+    "MAX_ENVELOPE_EVENTS",
+    "MAX_LEAVES",
+    "MAX_PAGE_BYTES",
+    "MAX_TARGETS",
+    "PROVE",
+    "QUERY",
+    "READ",
+    "TAIL",
+    "Action",
+    "AuditEnvelope",
+    "AuditEvent",
+    "Checkpoint",
+    "Details",
+    "Emit",
+    "Emitted",
+    "Entries",
+    "Entry",
+    "Filter",
+    "InclusionProof",
+    "Leaves",
+    "NewAuditEvent",
+    "Outcome",
+    "Prove",
+    "Query",
+    "ReadLeaves",
+    "Reason",
+    "SealedEntries",
+    "Tail",
+    "Target",
+]
+
+CONTRACTS: tuple[AnyContract, ...] = (*entries.CONTRACTS, *proofs.CONTRACTS)
