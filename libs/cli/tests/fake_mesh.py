@@ -16,7 +16,12 @@ from wardmesh.client.webhooks import ReceivedEvent
 from wardmesh.contracts import audit, auth, bridge, secrets, webhooks
 from wardmesh.contracts.operation import Category
 from wardmesh.crypto.apikey import SECRET_BYTES, ApiKey
-from wardmesh.errors import NotFound, WardmeshError
+from wardmesh.crypto.checkpoint import Checkpoint, sign_checkpoint
+from wardmesh.crypto.merkle import leaf_hash, root_of
+from wardmesh.crypto.note import Signer
+from wardmesh.crypto.tlog import consistency_proof, inclusion_proof
+from wardmesh.crypto.tlog_proof import TlogProof
+from wardmesh.errors import NotFound, NotSealed, WardmeshError
 from wardmesh.ids import (
     AgentId,
     AgreementId,
@@ -32,6 +37,7 @@ from wardmesh.ids import (
 )
 
 POLL_SECONDS = 0.05
+LOG_KEY = Signer.from_seed("wardmesh/test", bytes(32))
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
@@ -327,7 +333,32 @@ class FakeAudit:
         return audit.Entries(entries=tuple(found[:limit]), next_start=len(self._world.entries))
 
     async def checkpoint(self) -> audit.Checkpoint:
-        return audit.Checkpoint(note="wardmesh/test\n0\nAA==\n\n— test sig\n", verifier_key="test+0+A", size=0)
+        note = sign_checkpoint(Checkpoint("wardmesh/test", len(self._leaves()), root_of(self._hashes())), LOG_KEY)
+        return audit.Checkpoint(note=note.decode(), verifier_key=str(LOG_KEY.verifier), size=len(self._leaves()))
+
+    async def receipt(self, *, event_id: EventId, wait_seconds: float) -> audit.Receipt:
+        ids = [entry.event.id for entry in self._world.entries]
+        if event_id not in ids:
+            raise NotSealed
+        index, signed = ids.index(event_id), await self.checkpoint()
+        hashes = tuple(inclusion_proof(index, signed.size, self._node))
+        proof = TlogProof(index, hashes, signed.note.encode(), extra=self._leaves()[index])
+        return audit.Receipt(
+            index=index, size=signed.size, proof=proof.encode().decode(), verifier_key=signed.verifier_key
+        )
+
+    async def consistency(self, *, old_size: int, size: int) -> audit.ConsistencyProof:
+        hashes = tuple(consistency_proof(old_size, size, self._node))
+        return audit.ConsistencyProof(old_size=old_size, size=size, hashes=hashes)
+
+    def _leaves(self) -> list[bytes]:
+        return [entry.model_dump_json().encode() for entry in self._world.entries]
+
+    def _hashes(self) -> list[bytes]:
+        return [leaf_hash(leaf) for leaf in self._leaves()]
+
+    def _node(self, level: int, index: int) -> bytes:
+        return root_of(self._hashes()[index << level : (index + 1) << level])
 
 
 def _event(number: int, event: webhooks.NewEvent) -> webhooks.DeliveredEvent:

@@ -20,10 +20,10 @@ from wardmesh.server.messages import OutboundMessage
 from wardmesh.server.tenant import TenantContext
 from wardmesh.server.tokens import Caller
 from wardmesh.subjects import AuditSubject
+from wardmesh_audit.behalf import scope_of
 from wardmesh_audit.domain import Candidate, Stored, decode_envelope, decode_leaf, matches
-from wardmesh_audit.ports import Publication, Sealed, SignedMeanwhile
+from wardmesh_audit.ports import Located, Publication, Sealed, SignedMeanwhile
 from wardmesh_audit.proofs import FullTile, Head, SignedHead, grow, partial_tiles
-from wardmesh_audit.store import scope_of
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -99,6 +99,13 @@ class FakeLog(Failing):
 
     async def leaves(self, tenant: TenantContext, *, start: int, end: int) -> Sequence[Stored]:
         return self._leaves(self.rows[scope_of(tenant)], start, end)
+
+    async def locate(self, tenant: TenantContext, event_id: EventId) -> Located | None:
+        rows = self.rows[scope_of(tenant)]
+        for index, (known, leaf_hash) in enumerate(rows.leaves):
+            if known == event_id:
+                return Located(index, leaf_hash, rows.entries.get(index))
+        return None
 
     async def tiles(self, tenant: TenantContext, tiles: Iterable[Tile]) -> Mapping[Tile, bytes]:
         return self._tiles(self.rows[scope_of(tenant)], tiles)

@@ -18,8 +18,9 @@ from wardmesh.crypto.tile_builder import TileBuilder
 from wardmesh.crypto.tiles import Tile, tiles_of
 from wardmesh.ids import OrgId, RequestId, UserId
 from wardmesh.server.tenant import TenantContext
+from wardmesh_audit.behalf import the_log
 from wardmesh_audit.domain import decode_leaf
-from wardmesh_audit.ports import LogStore
+from wardmesh_audit.ports import Located, LogStore
 from wardmesh_audit.proofs import Head, SignedHead
 
 ALL = Filter()
@@ -190,3 +191,14 @@ async def test_what_was_signed_is_remembered_and_never_goes_back(store: LogStore
         assert await store.signed(operator.scope) == head
     await store.remember_signed(operator.scope, heads[0])
     assert await store.signed(operator.scope) == heads[1]
+
+
+async def test_an_event_is_located_in_its_own_log(
+    store: LogStore, operator: Person, person: Callable[..., Person]
+) -> None:
+    known = [event() for _ in range(3)]
+    (*_, last) = made = candidates(operator.scope, *known)
+    await store.seal(operator.scope, made)
+    assert await store.locate(the_log(operator.scope), known[2].id) == Located(2, last.leaf_hash, last.leaf)
+    assert await store.locate(the_log(operator.scope), event().id) is None
+    assert await store.locate(the_log(person().scope), known[2].id) is None

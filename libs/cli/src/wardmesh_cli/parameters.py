@@ -9,7 +9,7 @@ from typing import Annotated, TypeAlias, TypeVar
 import typer
 
 from wardmesh.contracts.operation import Category
-from wardmesh.ids import AgreementId, KeyId, OrgId, Principal, RequestId, WorkspaceId, parse_principal
+from wardmesh.ids import AgreementId, EventId, KeyId, OrgId, Principal, RequestId, WorkspaceId, parse_principal
 
 T = TypeVar("T")
 
@@ -36,6 +36,9 @@ OrganizationOption: TypeAlias = Annotated[
 ]
 AgreementArgument: TypeAlias = Annotated[
     AgreementId, typer.Argument(parser=_reading(AgreementId.parse), metavar="AGREEMENT", help="agr_…")
+]
+EventArgument: TypeAlias = Annotated[
+    EventId, typer.Argument(parser=_reading(EventId.parse), metavar="EVENT", help="evt_…")
 ]
 KeyArgument: TypeAlias = Annotated[KeyId, typer.Argument(parser=_reading(KeyId.parse), metavar="KEY", help="key_…")]
 PrincipalArgument: TypeAlias = Annotated[

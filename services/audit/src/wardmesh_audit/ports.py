@@ -9,7 +9,7 @@ from typing import Protocol
 
 from wardmesh.contracts.audit import AuditEvent, Filter
 from wardmesh.crypto.tiles import Tile
-from wardmesh.ids import Scope
+from wardmesh.ids import EventId, Scope
 from wardmesh.server.messages import OutboundMessage
 from wardmesh.server.tenant import TenantContext
 from wardmesh_audit.domain import Candidate, Stored
@@ -23,6 +23,15 @@ class Sealed:
     first: int
     added: int
     known: int
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where an event is in the log; its leaf is gone where it was pruned."""
+
+    index: int
+    leaf_hash: bytes
+    leaf: bytes | None
 
 
 @dataclass
@@ -61,6 +70,9 @@ class LogStore(Protocol):
 
     async def leaves(self, tenant: TenantContext, *, start: int, end: int) -> Sequence[Stored]:
         """Return the leaves of [start, end), at most a page's bytes, but at least one if there is one."""
+
+    async def locate(self, tenant: TenantContext, event_id: EventId) -> Located | None:
+        """Return where an event is, or None if the log does not have it."""
 
     async def tiles(self, tenant: TenantContext, tiles: Iterable[Tile]) -> Mapping[Tile, bytes]:
         """Return the contents of tiles of committed entries; shorter ones where rows are missing."""

@@ -1,73 +1,42 @@
-"""What the log does for callers: take events, show them, and prove them.
+"""What the log does for callers: take events and show them. What it proves is in `proving.py`.
 
 What always holds:
 - `emit` takes who acts and where from the gates, never from the body, and returns when the events are on disk.
 - A reader sees the entries of its own scope, up to a committed size, without a gap.
-- A head is signed only if it extends everything that was ever signed; what is signed is remembered, in the database and
-  outside of it, before it is given out.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
 from wardmesh.contracts import audit as contracts
-from wardmesh.contracts.audit import (
-    Checkpoint,
-    Emit,
-    Emitted,
-    Entries,
-    InclusionProof,
-    Leaves,
-    Prove,
-    Query,
-    ReadLeaves,
-    Tail,
-)
-from wardmesh.contracts.operation import Empty
+from wardmesh.contracts.audit import Emit, Emitted, Entries, Leaves, Query, ReadLeaves, Tail
 from wardmesh.crypto.errors import MalformedEncoding
 from wardmesh.crypto.tiles import MAX_ENTRY_BYTES, TILE_WIDTH, Tile, decode_tile
-from wardmesh.errors import Overloaded
-from wardmesh.ids import Scope
 from wardmesh.server import telemetry
 from wardmesh.server.context import Call
 from wardmesh.server.tenant import TenantContext
-from wardmesh_audit import domain, proofs
-from wardmesh_audit.errors import LogDamaged, NoSuchEntry, SigningRefused
-from wardmesh_audit.ports import Emitter, LogStore, SignedMeanwhile, SignedMemory, Wakeups
-from wardmesh_audit.proofs import Head, SignedHead
-from wardmesh_audit.signing import LogSigner
+from wardmesh_audit import domain
+from wardmesh_audit.errors import LogDamaged
+from wardmesh_audit.ports import Emitter, LogStore, Wakeups
 
 TAIL_WINDOW: Final = 20_000
 """Entries that one look of a filtered tail goes through, so that a filter that matches nothing stays cheap."""
 ANSWER_SECONDS: Final = 1.0
 """Kept of the caller's deadline for the way back."""
-SIGN_ATTEMPTS: Final = 5
 _NO_FILTER: Final = contracts.Filter()
-_log = logging.getLogger(__name__)
 
 
 class AuditService:
-    """The use cases of the audit contracts."""
+    """The use cases of writing and reading."""
 
-    def __init__(
-        self,
-        store: LogStore,
-        emitter: Emitter,
-        wakeups: Wakeups,
-        signer: LogSigner,
-        memory: SignedMemory,
-        clock: Callable[[], datetime],
-    ) -> None:
+    def __init__(self, store: LogStore, emitter: Emitter, wakeups: Wakeups, clock: Callable[[], datetime]) -> None:
         self._store = store
         self._emitter = emitter
         self._wakeups = wakeups
-        self._signer = signer
-        self._memory = memory
         self._clock = clock
         self._ending = False
 
@@ -140,41 +109,6 @@ class AuditService:
         following = end if covered else found[-1].index + 1
         return Entries(entries=tuple(map(domain.decode_leaf, found)), next_start=following)
 
-    async def checkpoint(self, call: Call, _request: Empty) -> Checkpoint:
-        """Return the committed head, signed."""
-        scope = call.caller.scope
-        for _ in range(SIGN_ATTEMPTS):
-            try:
-                signed = await self._sign(scope, call.tenant)
-            except SignedMeanwhile:
-                continue
-            except SigningRefused:
-                _log.critical("the log of %s does not extend what was signed before; nothing is signed", scope)
-                raise
-            return Checkpoint(
-                note=signed.note.decode(), verifier_key=self._signer.verifier_key(scope), size=signed.size
-            )
-        raise Overloaded("Too many ask for a checkpoint of this log at once.")
-
-    async def _sign(self, scope: Scope, tenant: TenantContext) -> SignedHead:
-        outside, revision = await self._memory.last(scope)
-        inside = await self._store.signed(scope)
-        head = await self._store.head(tenant)
-        for before in (outside, inside):
-            await self._check_extension(tenant, head, before)
-        signed = self._signer.sign(scope, head)
-        if head.size == 0 or (outside is not None and outside.note == signed.note):
-            return signed
-        await self._memory.remember(scope, signed, revision)
-        await self._store.remember_signed(scope, signed)
-        return signed
-
-    async def _check_extension(self, tenant: TenantContext, head: Head, before: SignedHead | None) -> None:
-        if before is not None and before.size > head.size:
-            raise SigningRefused
-        tiles = [*proofs.head_tiles(head.size), *([] if before is None else proofs.head_tiles(before.size))]
-        proofs.check_extension(head, before, await self._store.tiles(tenant, tiles))
-
     async def leaves(self, call: Call, request: ReadLeaves) -> Leaves:
         """Return leaves as they were hashed, and the tree's own hashes for them."""
         size = (await self._store.head(call.tenant)).size
@@ -200,15 +134,6 @@ class AuditService:
             raise LogDamaged(f"The tree is damaged around entry {start}.") from error
         first = wanted[0].first_entry()
         return tuple(hashes[start - first : end - first])
-
-    async def prove(self, call: Call, request: Prove) -> InclusionProof:
-        """Prove that an entry is in the tree of a size that the log has, or once had."""
-        size = (await self._store.head(call.tenant)).size
-        if not request.index < request.size <= size:
-            raise NoSuchEntry
-        tiles = await self._store.tiles(call.tenant, proofs.inclusion_tiles(request.index, request.size))
-        hashes = proofs.prove_inclusion(request.index, request.size, tiles)
-        return InclusionProof(index=request.index, size=request.size, hashes=tuple(hashes))
 
 
 def _is_cut(found: Sequence[domain.Stored]) -> bool:

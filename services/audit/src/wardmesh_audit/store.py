@@ -3,10 +3,6 @@
 What always holds: whoever appends holds the row lock of the scope's head until the commit, so a scope's indexes are
 given out without gaps and become visible in order. A reader who has seen a size sees every entry below it.
 
-The log itself acts as `ServiceId.nil()` of the scope with the permission `audit.seal`, which no token can carry. The
-organization of a workspace is not known to the log; the nil organization stands in its place, and policies look at the
-workspace alone.
-
 On failure: the errors of `wardmesh.server.database_errors`; a transaction that failed has left nothing.
 """
 
@@ -25,15 +21,14 @@ from wardmesh.crypto.errors import MalformedEncoding
 from wardmesh.crypto.merkle import EMPTY_ROOT
 from wardmesh.crypto.note import SignedNote
 from wardmesh.crypto.tiles import Tile
-from wardmesh.ids import OrgId, Scope, ServiceId, WorkspaceId
+from wardmesh.ids import EventId, Scope
 from wardmesh.server.database import Connection, Database
 from wardmesh.server.tenant import TenantContext
+from wardmesh_audit.behalf import scope_of, the_log
 from wardmesh_audit.domain import Candidate, Stored, searchable
 from wardmesh_audit.errors import LogDamaged
-from wardmesh_audit.ports import Publication, Sealed
+from wardmesh_audit.ports import Located, Publication, Sealed
 from wardmesh_audit.proofs import FullTile, Head, SignedHead, grow, partial_tiles
-
-SEAL: Final = "audit.seal"
 
 _HEAD: Final = "select size, frontier, root, published_size from audit.logs where scope_id = $1"
 _FIRST_USE: Final = "insert into audit.logs (scope_id, root) values ($1, $2) on conflict do nothing"
@@ -42,6 +37,11 @@ _ADD_LEAVES: Final = """
     insert into audit.leaves (scope_id, index, event_id, leaf_hash)
     select $1, $2 + place - 1, event_id, leaf_hash
       from unnest($3::text[], $4::bytea[]) with ordinality as added (event_id, leaf_hash, place)
+"""
+_LOCATE: Final = """
+    select l.index, l.leaf_hash, e.leaf
+      from audit.leaves l left join audit.entries e on e.scope_id = l.scope_id and e.index = l.index
+     where l.scope_id = $1 and l.event_id = $2
 """
 # A list of lists is no array of PostgreSQL's, so targets travel as JSON.
 _ADD_ENTRIES: Final = """
@@ -144,6 +144,11 @@ class PostgresStore:
         async with self._database.transaction(tenant, read_only=True) as connection:
             return await self._tiles(connection, scope_of(tenant), list(tiles))
 
+    async def locate(self, tenant: TenantContext, event_id: EventId) -> Located | None:
+        async with self._database.transaction(tenant, read_only=True) as connection:
+            row = await connection.fetchrow(_LOCATE, scope_of(tenant), event_id)
+        return None if row is None else Located(row["index"], row["leaf_hash"], row["leaf"])
+
     async def signed(self, scope: Scope) -> SignedHead | None:
         async with self._database.transaction(the_log(scope), read_only=True) as connection:
             row = await connection.fetchrow(_SIGNED, scope)
@@ -223,18 +228,6 @@ _LEAVES: Final = """
           from audit.entries where scope_id = $1 and index >= $2 and index < $3) as counted
      where place = 1 or bytes <= $4 order by index
 """
-
-
-def the_log(scope: Scope) -> TenantContext:
-    """Return on whose behalf the log itself acts."""
-    if isinstance(scope, WorkspaceId):
-        return TenantContext(OrgId.nil(), scope, ServiceId.nil(), frozenset({SEAL}))
-    return TenantContext(OrgId.parse(scope), None, ServiceId.nil(), frozenset({SEAL}))
-
-
-def scope_of(tenant: TenantContext) -> Scope:
-    """Return whose log a tenant reads: the same that app.scope_id() says."""
-    return tenant.org_id if tenant.workspace_id is None else tenant.workspace_id
 
 
 def _head(row: asyncpg.Record | None) -> Head:

@@ -57,6 +57,8 @@ class Audit(Surface):
     checkpoint = method(audit.CHECKPOINT)
     leaves_page = method(audit.LEAVES)
     prove = method(audit.PROVE)
+    receipt = method(audit.RECEIPT)
+    consistency = method(audit.CONSISTENCY)
 
     def __init__(self, timed: Timed, emitter: Emitter) -> None:
         super().__init__(timed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wardmesh.contracts.audit import entries, proofs
+from wardmesh.contracts.audit import entries, proofs, receipts
 from wardmesh.contracts.audit.entries import (
     EMIT,
     MAX_BODY_BYTES,
@@ -41,6 +41,14 @@ from wardmesh.contracts.audit.proofs import (
     Prove,
     ReadLeaves,
 )
+from wardmesh.contracts.audit.receipts import (
+    CONSISTENCY,
+    RECEIPT,
+    AskReceipt,
+    ConsistencyProof,
+    ProveGrowth,
+    Receipt,
+)
 from wardmesh.contracts.audit.rules import (
     MAX_LEAVES,
     MAX_PAGE_BYTES,
@@ -50,6 +58,7 @@ from wardmesh.contracts.operation import AnyContract
 
 __all__ = [
     "CHECKPOINT",
+    "CONSISTENCY",
     "CONTRACTS",
     "EMIT",
     "LEAVES",
@@ -63,11 +72,14 @@ __all__ = [
     "PROVE",
     "QUERY",
     "READ",
+    "RECEIPT",
     "TAIL",
     "Action",
+    "AskReceipt",
     "AuditEnvelope",
     "AuditEvent",
     "Checkpoint",
+    "ConsistencyProof",
     "Details",
     "Emit",
     "Emitted",
@@ -79,12 +91,14 @@ __all__ = [
     "NewAuditEvent",
     "Outcome",
     "Prove",
+    "ProveGrowth",
     "Query",
     "ReadLeaves",
     "Reason",
+    "Receipt",
     "SealedEntries",
     "Tail",
     "Target",
 ]
 
-CONTRACTS: tuple[AnyContract, ...] = (*entries.CONTRACTS, *proofs.CONTRACTS)
+CONTRACTS: tuple[AnyContract, ...] = (*entries.CONTRACTS, *proofs.CONTRACTS, *receipts.CONTRACTS)
