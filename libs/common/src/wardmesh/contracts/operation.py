@@ -113,6 +113,9 @@ class ScopeKind(enum.Enum):
     ORG = OrgId
     WORKSPACE = WorkspaceId
 
+    def holds(self, scope: Scope) -> bool:
+        return isinstance(scope, self.value)
+
 
 ORG: Final = frozenset({ScopeKind.ORG})
 WORKSPACE: Final = frozenset({ScopeKind.WORKSPACE})
@@ -214,13 +217,9 @@ class Contract(Generic[P, RequestT, ResponseT]):
     def subject(self, scope: Scope, principal: Any) -> str:
         return RpcSubject(self.service, self.name, scope, principal).format()
 
-    @cached_property
-    def _scope_types(self) -> tuple[type, ...]:
-        return tuple(kind.value for kind in self.scopes)
-
     def takes(self, scope: Scope) -> bool:
         """Tell whether the operation is asked in scopes of this kind."""
-        return isinstance(scope, self._scope_types)
+        return any(kind.holds(scope) for kind in self.scopes)
 
 
 AnyContract: TypeAlias = Contract[..., Any, Any]
