@@ -222,12 +222,11 @@ async def _deliver(them: People) -> None:
 async def _audit(home: Mesh, pouch: Pouch) -> None:
     noted = pouch.control("the details of an audit event", "published", "rows", "PostgreSQL's files", "export")
     event = NewAuditEvent(category=Category.MODEL_USAGE, action="model.call", details={"note": noted})
-    await home.audit.emit_batch(events=(event,))
+    (event_id,) = (await home.audit.emit_batch(events=(event,))).ids
     await home.audit.query()
     await home.audit.tail_page(wait_seconds=0)
-    await home.audit.save_position(name="canary", next_start=1)
-    await home.audit.list_positions()
-    await home.audit.delete_position(name="canary")
     checkpoint = await home.audit.checkpoint()
     await home.audit.leaves_page(start=0)
     await home.audit.prove(index=0, size=checkpoint.size)
+    await home.audit.consistency(old_size=1, size=checkpoint.size)
+    await home.audit.receipt(event_id=event_id)

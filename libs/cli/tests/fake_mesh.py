@@ -16,7 +16,12 @@ from wardmesh.client.webhooks import ReceivedEvent
 from wardmesh.contracts import audit, auth, bridge, secrets, webhooks
 from wardmesh.contracts.operation import Category
 from wardmesh.crypto.apikey import SECRET_BYTES, ApiKey
-from wardmesh.errors import NotFound, WardmeshError
+from wardmesh.crypto.checkpoint import Checkpoint, sign_checkpoint
+from wardmesh.crypto.merkle import leaf_hash, root_of
+from wardmesh.crypto.note import Signer
+from wardmesh.crypto.tlog import consistency_proof, inclusion_proof
+from wardmesh.crypto.tlog_proof import TlogProof
+from wardmesh.errors import NotFound, NotSealed, WardmeshError
 from wardmesh.ids import (
     AgentId,
     AgreementId,
@@ -32,6 +37,7 @@ from wardmesh.ids import (
 )
 
 POLL_SECONDS = 0.05
+LOG_KEY = Signer.from_seed("wardmesh/test", bytes(32))
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
@@ -67,8 +73,6 @@ class World:
     connections: list[dict[str, Any]] = field(default_factory=list)
     failures: dict[str, WardmeshError] = field(default_factory=dict)
     """Raised by the call of that name: `secrets.get_bytes`."""
-    positions: dict[str, int] = field(default_factory=dict)
-    searched: list[audit.Filter] = field(default_factory=list)
     expiries: list[WardmeshError] = field(default_factory=list)
     """Each ends one tail."""
 
@@ -306,59 +310,55 @@ class FakeEvents:
         return _subscription(self._world, found, ReceivedEvent)
 
 
-class FakeTail:
-    """A tail that ends with what there is."""
-
-    def __init__(self, world: World, start: int, action: str | None, resume: str | None) -> None:
-        self._world = world
-        self._action = action
-        self._resume = resume
-        self.position = world.positions.get(resume or "", start)
-        self._handed = self.position - 1
-
-    async def __aenter__(self) -> FakeTail:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.position = self._handed + 1
-        if self._resume is not None:
-            self._world.positions[self._resume] = self.position
-
-    async def __aiter__(self) -> AsyncIterator[audit.Entry]:
-        for entry in self._world.entries[self.position :]:
-            self.position = self._handed = entry.index
-            if self._action in (None, entry.event.action):
-                yield entry
-            self.position = entry.index + 1
-        if self._world.expiries:
-            raise self._world.expiries.pop()
-
-
 class FakeAudit:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def tail(self, *, start: int | None, action: str | None, resume: str | None, **_: Any) -> FakeTail:
-        return FakeTail(self._world, len(self._world.entries) if start is None else start, action, resume)
+    async def tail_page(self, *, wait_seconds: float) -> audit.Entries:
+        return audit.Entries(entries=(), next_start=len(self._world.entries))
 
-    async def search(self, wanted: audit.Filter, *, limit: int) -> AsyncIterator[audit.Entry]:
-        self._world.searched.append(wanted)
-        matching = (entry for entry in reversed(self._world.entries) if wanted.outcome in (None, entry.event.outcome))
-        for _, entry in zip(range(limit), matching, strict=False):
-            yield entry
+    async def tail(self, *, start: int, **wanted: Any) -> AsyncIterator[audit.Entry]:
+        for entry in self._world.entries[start:]:
+            if wanted["action"] in (None, entry.event.action):
+                yield entry
+        if self._world.expiries:
+            raise self._world.expiries.pop()
 
-    async def list_positions(self) -> audit.Positions:
-        found = sorted(self._world.positions.items())
-        return audit.Positions(
-            positions=tuple(audit.Position(name=name, next_start=place, saved_at=NOW) for name, place in found)
-        )
-
-    async def delete_position(self, *, name: str) -> None:
-        del self._world.positions[name]
+    async def query(self, *, filter: audit.Filter, before: int | None, limit: int) -> audit.Entries:  # noqa: A002
+        found = [
+            entry
+            for entry in reversed(self._world.entries)
+            if (before is None or entry.index < before) and filter.outcome in (None, entry.event.outcome)
+        ]
+        return audit.Entries(entries=tuple(found[:limit]), next_start=len(self._world.entries))
 
     async def checkpoint(self) -> audit.Checkpoint:
-        return audit.Checkpoint(note="wardmesh/test\n0\nAA==\n\n— test sig\n", verifier_key="test+0+A", size=0)
+        note = sign_checkpoint(Checkpoint("wardmesh/test", len(self._leaves()), root_of(self._hashes())), LOG_KEY)
+        return audit.Checkpoint(note=note.decode(), verifier_key=str(LOG_KEY.verifier), size=len(self._leaves()))
+
+    async def receipt(self, *, event_id: EventId, wait_seconds: float) -> audit.Receipt:
+        ids = [entry.event.id for entry in self._world.entries]
+        if event_id not in ids:
+            raise NotSealed
+        index, signed = ids.index(event_id), await self.checkpoint()
+        hashes = tuple(inclusion_proof(index, signed.size, self._node))
+        proof = TlogProof(index, hashes, signed.note.encode(), extra=self._leaves()[index])
+        return audit.Receipt(
+            index=index, size=signed.size, proof=proof.encode().decode(), verifier_key=signed.verifier_key
+        )
+
+    async def consistency(self, *, old_size: int, size: int) -> audit.ConsistencyProof:
+        hashes = tuple(consistency_proof(old_size, size, self._node))
+        return audit.ConsistencyProof(old_size=old_size, size=size, hashes=hashes)
+
+    def _leaves(self) -> list[bytes]:
+        return [entry.model_dump_json().encode() for entry in self._world.entries]
+
+    def _hashes(self) -> list[bytes]:
+        return [leaf_hash(leaf) for leaf in self._leaves()]
+
+    def _node(self, level: int, index: int) -> bytes:
+        return root_of(self._hashes()[index << level : (index + 1) << level])
 
 
 def _event(number: int, event: webhooks.NewEvent) -> webhooks.DeliveredEvent:

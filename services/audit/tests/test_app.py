@@ -18,9 +18,12 @@ from nats.aio.client import Client
 from pydantic import SecretStr
 
 from wardmesh.audit_export import export_log, verify_export
+from wardmesh.audit_receipt import verify_growth, verify_receipt
 from wardmesh.contracts import audit as contracts
 from wardmesh.contracts.audit import (
+    AskReceipt,
     Checkpoint,
+    ConsistencyProof,
     Emit,
     Entries,
     Filter,
@@ -28,15 +31,17 @@ from wardmesh.contracts.audit import (
     NewAuditEvent,
     Outcome,
     Prove,
+    ProveGrowth,
     Query,
     ReadLeaves,
+    Receipt,
     Tail,
 )
 from wardmesh.contracts.operation import AnyContract, Category, Empty, Level, Message
 from wardmesh.crypto.checkpoint import open_checkpoint
 from wardmesh.crypto.merkle import leaf_hash
 from wardmesh.crypto.tlog import verify_inclusion
-from wardmesh.errors import CODE_HEADER, PermissionDenied, from_problem
+from wardmesh.errors import CODE_HEADER, NotSealed, PermissionDenied, from_problem
 from wardmesh.headers import AUTHORIZATION
 from wardmesh.ids import EventId, OrgId, TokenId, UserId, WorkspaceId
 from wardmesh.server.runtime import running
@@ -146,6 +151,38 @@ async def test_from_emit_to_an_offline_proof(gateway: Client, tmp_path: Path) ->
     report = verify_export(tmp_path / "log", checkpoint.verifier_key)
     assert report.is_sound, str(report)
     assert report.size >= 3
+
+
+async def test_an_emitter_holds_a_receipt_a_moment_after(gateway: Client) -> None:
+    writer = somebody(gateway, Level.MEMBER)
+    new = NewAuditEvent(category=Category.TOOL_CALL, action="tool.call", targets=("search",))
+    for number in range(3):  # the first is asked for in a log that nothing was ever sealed in
+        (event_id,) = (await writer.ask(contracts.EMIT, Emit(events=(new,)), contracts.Emitted)).ids
+        receipt = await writer.ask(contracts.RECEIPT, AskReceipt(event_id=event_id), Receipt)
+        verified = verify_receipt(receipt.proof.encode(), receipt.verifier_key)
+        assert verified.index == receipt.index == number
+        assert json.loads(verified.entry)["event"]["id"] == event_id
+
+    colleague = somebody(gateway, Level.MEMBER, writer.scope)
+    with pytest.raises(NotSealed):
+        await colleague.ask(contracts.RECEIPT, AskReceipt(event_id=event_id, wait_seconds=0), Receipt)
+    reader = somebody(gateway, Level.OPERATOR, writer.scope)
+    assert (await reader.ask(contracts.RECEIPT, AskReceipt(event_id=event_id), Receipt)).index == 2
+
+
+async def test_who_kept_a_checkpoint_can_see_that_the_log_only_grew(gateway: Client) -> None:
+    owner = somebody(gateway, Level.OWNER)
+    new = NewAuditEvent(category=Category.TOOL_CALL, action="tool.call")
+    kept: list[Checkpoint] = []
+    for _ in range(2):
+        (*_, last) = (await owner.ask(contracts.EMIT, Emit(events=(new,) * 5), contracts.Emitted)).ids
+        await owner.ask(contracts.RECEIPT, AskReceipt(event_id=last), Receipt)
+        kept.append(await owner.checkpoint())
+    old, present = kept
+    request = ProveGrowth(old_size=old.size, size=present.size)
+    proof = await owner.ask(contracts.CONSISTENCY, request, ConsistencyProof)
+    assert old.size < present.size
+    verify_growth(old.note.encode(), present.note.encode(), proof.hashes, present.verifier_key)
 
 
 async def test_a_long_log_is_exported_while_it_grows(gateway: Client, tmp_path: Path) -> None:

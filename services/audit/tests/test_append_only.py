@@ -11,7 +11,8 @@ from wardmesh.server.database import Database
 from wardmesh.server.database_errors import DatabaseRefused
 from wardmesh.server.rls import violations
 from wardmesh.server.tenant import TenantContext
-from wardmesh_audit.store import SEAL, PostgresStore, the_log
+from wardmesh_audit.behalf import SEAL, the_log
+from wardmesh_audit.store import PostgresStore
 
 TABLES = ("logs", "leaves", "entries", "entries_default", "tiles")
 CHANGES = {

@@ -24,12 +24,13 @@ from wardmesh.server.publishing import AuditPublisher
 from wardmesh.server.settings import read_seed
 from wardmesh.subjects import AuditSubject
 from wardmesh_audit import domain, subscriber
+from wardmesh_audit.behalf import the_log
 from wardmesh_audit.domain import Candidate
 from wardmesh_audit.ports import Sealed, SignedMeanwhile
 from wardmesh_audit.proofs import Head, SignedHead
 from wardmesh_audit.sealer import Sealer
 from wardmesh_audit.signing import BucketMemory, LogSigner
-from wardmesh_audit.store import PostgresStore, the_log
+from wardmesh_audit.store import PostgresStore
 from wardmesh_audit.subscriber import DeliveredEnvelope, sealing_broker
 from wardmesh_audit.wakeups import NatsWakeups
 from wardmesh_cli.embedded.mesh import EmbeddedMesh

@@ -1,31 +1,27 @@
-"""Writing and proving, past the gates, on a log in memory."""
+"""Writing and reading, past the gates, on a log in memory."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
-from fake_log import NOW, FakeEmitter, FakeLog, FakeMemory, Person, candidates, event
+from fake_log import NOW, FakeEmitter, FakeLog, FakeWakeups, Person, candidates, event
 
 from wardmesh.contracts import audit as contracts
-from wardmesh.contracts.audit import Emit, NewAuditEvent, Prove, ReadLeaves
-from wardmesh.contracts.operation import Category, Empty
-from wardmesh.crypto.checkpoint import open_checkpoint
-from wardmesh.crypto.merkle import EMPTY_ROOT, leaf_hash
-from wardmesh.crypto.tlog import verify_inclusion
-from wardmesh.errors import AuditUnavailable, Overloaded, ServiceUnavailable
+from wardmesh.contracts.audit import Emit, Filter, NewAuditEvent, Query, ReadLeaves, Tail
+from wardmesh.contracts.operation import Category
+from wardmesh.crypto.merkle import leaf_hash
+from wardmesh.errors import AuditUnavailable
 from wardmesh.ids import EventId
-from wardmesh_audit.errors import LogDamaged, NoSuchEntry, SigningRefused
-from wardmesh_audit.proofs import SignedHead
+from wardmesh_audit import service as rules
+from wardmesh_audit.errors import LogDamaged
 from wardmesh_audit.service import AuditService
-from wardmesh_audit.signing import LogSigner
 
 
 @pytest.fixture
-def service(fake_log: FakeLog, emitter: FakeEmitter, signer: LogSigner, memory: FakeMemory) -> AuditService:
-    return AuditService(fake_log, emitter, signer, memory, lambda: NOW)
+def service(fake_log: FakeLog, emitter: FakeEmitter, wakeups: FakeWakeups) -> AuditService:
+    return AuditService(fake_log, emitter, wakeups, lambda: NOW)
 
 
 async def seal(log: FakeLog, person: Person, count: int, **changes: object) -> None:
@@ -54,86 +50,87 @@ async def test_emit_does_not_answer_for_what_is_not_on_disk(
         await service.emit(operator.ask(contracts.EMIT), Emit(events=(new,)))
 
 
-async def test_a_checkpoint_is_that_of_the_committed_head(
-    service: AuditService, fake_log: FakeLog, memory: FakeMemory, operator: Person
+async def test_query_goes_back_page_by_page(service: AuditService, fake_log: FakeLog, operator: Person) -> None:
+    await seal(fake_log, operator, 10)
+    seen, before = [], None
+    while True:
+        page = await service.query(operator.ask(contracts.QUERY), Query(before=before, limit=4))
+        assert page.next_start == 10
+        if not page.entries:
+            break
+        seen += [entry.index for entry in page.entries]
+        before = seen[-1]
+    assert seen == list(range(9, -1, -1))
+
+
+async def test_tail_goes_on_without_gap_or_repeat(service: AuditService, fake_log: FakeLog, operator: Person) -> None:
+    await seal(fake_log, operator, 7)
+    seen, start = [], 0
+    while start < 7:
+        page = await service.tail(operator.ask(contracts.TAIL), Tail(start=start, limit=3, wait_seconds=0))
+        seen += [entry.index for entry in page.entries]
+        start = page.next_start
+    assert seen == list(range(7))
+
+
+async def test_tail_waits_for_what_is_sealed(
+    service: AuditService, fake_log: FakeLog, wakeups: FakeWakeups, operator: Person
 ) -> None:
-    empty = await service.checkpoint(operator.ask(contracts.CHECKPOINT), Empty())
-    assert open_checkpoint(empty.note.encode(), empty.verifier_key).root == EMPTY_ROOT
-    await seal(fake_log, operator, 300)
-    answer = await service.checkpoint(operator.ask(contracts.CHECKPOINT), Empty())
-    opened = open_checkpoint(answer.note.encode(), answer.verifier_key)
-    head = fake_log.rows[operator.scope].head
-    assert (opened.origin, opened.size, opened.root) == (f"wardmesh.test/{operator.scope}", 300, head.root)
-    assert answer.size == 300
-    assert memory.values[operator.scope][0] == fake_log.rows[operator.scope].signed
-    again = await service.checkpoint(operator.ask(contracts.CHECKPOINT), Empty())
-    assert again == answer
-
-
-async def test_one_logs_checkpoint_does_not_pass_for_anothers(
-    service: AuditService, person: Callable[..., Person]
-) -> None:
-    one, other = person(), person()
-    first = await service.checkpoint(one.ask(contracts.CHECKPOINT), Empty())
-    second = await service.checkpoint(other.ask(contracts.CHECKPOINT), Empty())
-    with pytest.raises(Exception, match="no trusted key"):
-        open_checkpoint(first.note.encode(), second.verifier_key)
-
-
-async def test_a_restored_database_is_not_signed(service: AuditService, fake_log: FakeLog, operator: Person) -> None:
-    await seal(fake_log, operator, 5)
-    await service.checkpoint(operator.ask(contracts.CHECKPOINT), Empty())
-    fake_log.rows.clear()  # with all that the database remembers
-    with pytest.raises(SigningRefused):
-        await service.checkpoint(operator.ask(contracts.CHECKPOINT), Empty())
-    await seal(fake_log, operator, 9)
-    with pytest.raises(SigningRefused):
-        await service.checkpoint(operator.ask(contracts.CHECKPOINT), Empty())
-
-
-async def test_the_database_remembers_where_the_bucket_is_lost(
-    service: AuditService, fake_log: FakeLog, memory: FakeMemory, operator: Person
-) -> None:
-    await seal(fake_log, operator, 5)
-    await service.checkpoint(operator.ask(contracts.CHECKPOINT), Empty())
-    memory.values.clear()
-    signed = fake_log.rows[operator.scope].signed
-    fake_log.rows[operator.scope] = type(fake_log.rows[operator.scope])(signed=signed)
-    await seal(fake_log, operator, 9)
-    with pytest.raises(SigningRefused):
-        await service.checkpoint(operator.ask(contracts.CHECKPOINT), Empty())
-
-
-async def test_nothing_is_given_out_that_is_not_remembered(
-    service: AuditService, fake_log: FakeLog, memory: FakeMemory, operator: Person
-) -> None:
+    await seal(fake_log, operator, 2)
+    waiting = asyncio.create_task(service.tail(operator.ask(contracts.TAIL), Tail(wait_seconds=5)))  # from now
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
     await seal(fake_log, operator, 1)
-    memory.failure = ServiceUnavailable()
-    with pytest.raises(ServiceUnavailable):
-        await service.checkpoint(operator.ask(contracts.CHECKPOINT), Empty())
+    wakeups.wake()
+    page = await waiting
+    assert ([entry.index for entry in page.entries], page.next_start) == ([2], 3)
+    assert not wakeups.listeners
 
 
-async def test_two_signers_do_not_overtake_each_other(
-    service: AuditService, fake_log: FakeLog, memory: FakeMemory, signer: LogSigner, operator: Person
+async def test_tail_is_woken_by_what_is_sealed_while_it_looks(
+    service: AuditService, fake_log: FakeLog, wakeups: FakeWakeups, operator: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    original = fake_log.head
+
+    async def head_then_news(tenant: object) -> object:
+        answer = await original(tenant)  # type: ignore[arg-type]
+        if not answer.size:
+            await seal(fake_log, operator, 1)
+            wakeups.wake()  # after the look at the size, before the wait
+        return answer
+
+    monkeypatch.setattr(fake_log, "head", head_then_news)
+    page = await asyncio.wait_for(service.tail(operator.ask(contracts.TAIL), Tail(wait_seconds=5)), 1)
+    assert page.next_start == 1
+
+
+async def test_tail_ends_with_the_callers_deadline(service: AuditService, operator: Person) -> None:
+    call = operator.ask(contracts.TAIL, seconds=1.1)
+    page = await asyncio.wait_for(service.tail(call, Tail(wait_seconds=25)), 1)
+    assert (page.entries, page.next_start) == ((), 0)
+
+
+async def test_a_filter_that_matches_nothing_moves_on(
+    service: AuditService, fake_log: FakeLog, operator: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "TAIL_WINDOW", 4)
+    await seal(fake_log, operator, 10)
+    await seal(fake_log, operator, 1, category=Category.BRIDGE)
+    query = Filter(category=Category.BRIDGE)
+    call = operator.ask(contracts.TAIL)
+    page = await service.tail(call, Tail(filter=query, start=0, wait_seconds=5))
+    assert ([entry.index for entry in page.entries], page.next_start) == ([10], 11)
+    page = await service.tail(call, Tail(filter=query, start=0, wait_seconds=0))
+    assert (page.entries, page.next_start) == ((), 4)
+
+
+async def test_a_tail_does_not_pass_over_a_gap(service: AuditService, fake_log: FakeLog, operator: Person) -> None:
     await seal(fake_log, operator, 5)
-    memory.overtaken_by = signer.sign(operator.scope, fake_log.rows[operator.scope].head)
-    answer = await service.checkpoint(operator.ask(contracts.CHECKPOINT), Empty())
-    assert answer.size == 5
-    # Somebody who signed another tree of this log: the second look finds it.
-    await seal(fake_log, operator, 1)
-    memory.overtaken_by = SignedHead(6, bytes(32), b"")
-    with pytest.raises(SigningRefused):
-        await service.checkpoint(operator.ask(contracts.CHECKPOINT), Empty())
-
-
-async def test_signers_that_never_get_a_turn_say_so(
-    service: AuditService, fake_log: FakeLog, memory: FakeMemory, operator: Person, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await seal(fake_log, operator, 1)
-    monkeypatch.setattr(memory, "last", lambda _scope: asyncio.sleep(0, (None, 99)))
-    with pytest.raises(Overloaded):
-        await service.checkpoint(operator.ask(contracts.CHECKPOINT), Empty())
+    del fake_log.rows[operator.scope].entries[2]
+    with pytest.raises(LogDamaged):
+        await service.tail(operator.ask(contracts.TAIL), Tail(start=0))
+    with pytest.raises(LogDamaged):
+        await service.tail(operator.ask(contracts.TAIL), Tail(start=2, limit=1))
 
 
 @pytest.mark.parametrize(("start", "limit"), [(0, 256), (250, 20), (256, 256), (511, 256), (599, 1)])
@@ -159,15 +156,3 @@ async def test_leaves_end_with_the_log_or_before_a_gap(
     assert len(page.leaves) == len(page.hashes) == 3
     with pytest.raises(LogDamaged, match="Entry 3"):
         await service.leaves(operator.ask(contracts.LEAVES), ReadLeaves(start=3))
-
-
-async def test_proofs_verify(service: AuditService, fake_log: FakeLog, operator: Person) -> None:
-    await seal(fake_log, operator, 300)
-    head = fake_log.rows[operator.scope].head
-    leaves = fake_log.rows[operator.scope].leaves
-    for index in (0, 255, 256, 299):
-        proof = await service.prove(operator.ask(contracts.PROVE), Prove(index=index, size=300))
-        verify_inclusion(index, 300, leaves[index][1], proof.hashes, head.root)
-    for index, size in ((300, 300), (0, 301), (5, 5)):
-        with pytest.raises(NoSuchEntry):
-            await service.prove(operator.ask(contracts.PROVE), Prove(index=index, size=size))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from fake_log import FakeEmitter, FakeMemory, Person, candidates, event
+from fake_log import FakeEmitter, FakeMemory, FakeWakeups, Person, candidates, event
 
 from wardmesh.audit_export import ExportIncomplete, export_log, verify_export
 from wardmesh.contracts import audit as contracts
@@ -16,6 +16,7 @@ from wardmesh.contracts.audit import Checkpoint, Leaves, ReadLeaves
 from wardmesh.contracts.operation import Empty
 from wardmesh.server.database import Database
 from wardmesh_audit.errors import LogDamaged, SigningRefused
+from wardmesh_audit.proving import Prover
 from wardmesh_audit.service import AuditService
 from wardmesh_audit.signing import LogSigner
 from wardmesh_audit.store import PostgresStore
@@ -26,12 +27,13 @@ SIZE = 600
 class Reader:
     """The operations as a client has them."""
 
-    def __init__(self, service: AuditService, person: Person) -> None:
+    def __init__(self, service: AuditService, prover: Prover, person: Person) -> None:
         self.service = service
+        self.prover = prover
         self.person = person
 
     async def checkpoint(self) -> Checkpoint:
-        return await self.service.checkpoint(self.person.ask(contracts.CHECKPOINT), Empty())
+        return await self.prover.checkpoint(self.person.ask(contracts.CHECKPOINT), Empty())
 
     async def leaves(self, *, start: int, limit: int) -> Leaves:
         try:
@@ -45,8 +47,8 @@ async def reader(database: Database, operator: Person, signer: LogSigner) -> Rea
     store = PostgresStore(database)
     for step in (100, 400, 100):
         await store.seal(operator.scope, candidates(operator.scope, *[event() for _ in range(step)]))
-    service = AuditService(store, FakeEmitter(), signer, FakeMemory(), lambda: datetime.now(UTC))
-    return Reader(service, operator)
+    service = AuditService(store, FakeEmitter(), FakeWakeups(), lambda: datetime.now(UTC))
+    return Reader(service, Prover(store, FakeWakeups(), signer, FakeMemory()), operator)
 
 
 async def tamper(superuser: asyncpg.Connection[asyncpg.Record], statement: str, *values: object) -> None:
@@ -60,7 +62,7 @@ async def export_and_verify(reader: Reader, folder: Path) -> tuple[int | None, s
     """Return the first entry that verifying names, and the whole report."""
     with contextlib.suppress(ExportIncomplete):
         await export_log(reader, folder)
-    report = verify_export(folder, reader.service._signer.verifier_key(reader.person.scope))
+    report = verify_export(folder, reader.prover._signer.verifier_key(reader.person.scope))
     assert report.damage is None or "DAMAGED" in str(report)
     return (None if report.damage is None else report.damage.entry), str(report)
 

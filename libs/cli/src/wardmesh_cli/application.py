@@ -6,6 +6,7 @@ import typer
 
 from wardmesh_cli.commands import (
     audit,
+    audit_proofs,
     bridge,
     demo,
     doctor,
@@ -48,5 +49,6 @@ def build() -> typer.Typer:
     app.add_typer(bridge.app, name="bridge")
     app.add_typer(webhook.app, name="webhook")
     app.add_typer(event.app, name="event")
+    audit_proofs.register(audit.app)
     app.add_typer(audit.app, name="audit")
     return app

@@ -3,7 +3,7 @@
     WardmeshError
     ├── RequestError            the request is wrong; sending it again cannot help
     │   ├── MalformedJson · InvalidRequest · BodyTooLarge · UnknownOperation
-    │   ├── NotFound · Conflict · Undecryptable · InvalidSignature
+    │   ├── NotFound (NotSealed) · Conflict · Undecryptable · InvalidSignature
     ├── AuthenticationError     who is asking is not established
     │   ├── TokenMissing · TokenInvalid · TokenExpired · TokenRevoked · CredentialRefused
     ├── RefusedError            it is established, and may not
@@ -153,6 +153,14 @@ class NotFound(RequestError):
     status = 404
     title = "Not found"
     advice = "Check the name; what you may not see is not found either."
+
+
+class NotSealed(NotFound):
+    """The log has no entry of that event, or not yet, or not for this caller."""
+
+    code = "not_sealed"
+    title = "The log has no entry of that event"
+    advice = "If it was emitted a moment ago, ask again: it is on disk and not sealed yet. Else check the event's id."
 
 
 class Conflict(RequestError):

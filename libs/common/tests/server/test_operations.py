@@ -20,7 +20,7 @@ from wardmesh.errors import AuditUnavailable, Conflict, ServiceUnavailable, Toke
 from wardmesh.ids import AgentId, OrgId, RequestId, Scope, UserId, WorkspaceId
 from wardmesh.server.context import Call
 from wardmesh.server.micro import MicroService
-from wardmesh.server.operations import Operations
+from wardmesh.server.operations import HANDED_ON, Operations
 from wardmesh.server.ratelimit import Rate, RateLimiter
 from wardmesh.server.tokens import Caller
 
@@ -258,6 +258,29 @@ async def test_one_more_than_is_in_hand_is_refused_at_once(mesh: Mesh) -> None:
     assert code(await mesh.ask()) == "overloaded"
     release.set()
     assert [code(answer) for answer in await asyncio.gather(*asked)] == [None] * 4
+
+
+async def test_answers_leave_while_requests_that_came_with_them_are_not_begun_yet(nats_client: Client) -> None:
+    # A burst arrives in one read. If all of it were in hand before the first answer left, whoever asked would wait for
+    # the whole burst, and their work and ours would take turns.
+    mesh = Mesh(nats_client)
+    mesh.operations = Operations("secrets", mesh.authenticator, mesh.recorder)
+    await mesh.start()
+    subject, reply = f"rpc.secrets.list.{WORKSPACE}.{AGENT}", f"_INBOX.{AGENT}.x.1"
+    burst = [Msg(nats_client, subject, reply, b"{}", {"Authorization": "Bearer good"}) for _ in range(8 * HANDED_ON)]
+    turns: list[int] = []
+
+    async def look() -> None:
+        while len(mesh.seen) < len(burst):
+            turns.append(len(mesh.operations._tasks))
+            await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look())
+    for message in burst:
+        await mesh.operations._receive(message)
+    await looking
+    await mesh.operations.stop()
+    assert max(turns) <= 2 * HANDED_ON
 
 
 async def test_stopping_finishes_what_is_in_hand(mesh: Mesh) -> None:

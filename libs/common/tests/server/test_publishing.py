@@ -117,3 +117,43 @@ async def test_the_queue_is_bounded_and_callers_wait_their_turn(monkeypatch: pyt
     await fourth
     await publisher.stop()
     assert len(stream.events()) == 4
+
+
+async def test_who_waits_for_room_when_it_stops_is_told_and_nothing_is_accepted_that_is_not_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("wardmesh.server.publishing.MAX_WAITING_EVENTS", 1)
+    stream = FakeStream()
+    publisher = AuditPublisher(stream, "secrets")
+    publisher.start()
+    stream.disk.clear()
+    await publisher.enqueue(SCOPE, event())
+    waiting = [asyncio.create_task(publisher.emit(SCOPE, [event()])) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    stopping = asyncio.create_task(publisher.stop())
+    await asyncio.sleep(0)
+    stream.disk.set()
+    await stopping
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [AuditUnavailable] * 2
+    assert len(stream.events()) == 1
+
+
+async def test_a_caller_that_goes_while_it_waits_takes_no_room_from_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("wardmesh.server.publishing.MAX_WAITING_EVENTS", 1)
+    stream = FakeStream()
+    publisher = AuditPublisher(stream, "secrets")
+    publisher.start()
+    stream.disk.clear()
+    await publisher.enqueue(SCOPE, event())
+    going, staying = (asyncio.create_task(publisher.emit(SCOPE, [event()])) for _ in range(2))
+    await asyncio.sleep(0.01)
+    stream.disk.set()
+    going.cancel()
+    async with asyncio.timeout(5):
+        await staying
+    assert going.cancelled()
+    await publisher.stop()
+    assert len(stream.events()) == 2

@@ -17,7 +17,14 @@ from dataclasses import dataclass, field
 from wardmesh.crypto.errors import CryptoError, MalformedEncoding
 from wardmesh.crypto.merkle import EMPTY_ROOT, HASH_BYTES, Frontier, Node, perfect_root
 from wardmesh.crypto.tiles import TILE_HEIGHT, TILE_WIDTH, Tile, node_reader
-from wardmesh.crypto.tlog import frontier_at, frontier_nodes, inclusion_nodes, inclusion_proof
+from wardmesh.crypto.tlog import (
+    consistency_nodes,
+    consistency_proof,
+    frontier_at,
+    frontier_nodes,
+    inclusion_nodes,
+    inclusion_proof,
+)
 from wardmesh_audit.errors import LogDamaged, SigningRefused
 
 
@@ -116,6 +123,19 @@ def prove_inclusion(index: int, size: int, tiles: Mapping[Tile, bytes]) -> list[
         return inclusion_proof(index, size, node_reader(size, tiles.__getitem__))
     except CryptoError as error:
         raise LogDamaged(f"The tree is damaged around entry {index}.") from error
+
+
+def consistency_tiles(old_size: int, size: int) -> list[Tile]:
+    """Return the tiles that `prove_consistency` will read."""
+    return tiles_of_nodes(consistency_nodes(old_size, size), size)
+
+
+def prove_consistency(old_size: int, size: int, tiles: Mapping[Tile, bytes]) -> list[bytes]:
+    """Return the proof that the tree of `size` entries begins with the one of `old_size`."""
+    try:
+        return consistency_proof(old_size, size, node_reader(size, tiles.__getitem__))
+    except CryptoError as error:
+        raise LogDamaged(f"The tree is damaged before entry {size}.") from error
 
 
 def head_tiles(size: int) -> list[Tile]:

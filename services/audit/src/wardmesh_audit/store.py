@@ -1,11 +1,7 @@
-"""The logs in PostgreSQL: sealing, publishing, proving, signing. What readers search is in `store_reading`.
+"""The logs in PostgreSQL: all SQL of the audit service.
 
 What always holds: whoever appends holds the row lock of the scope's head until the commit, so a scope's indexes are
 given out without gaps and become visible in order. A reader who has seen a size sees every entry below it.
-
-The log itself acts as `ServiceId.nil()` of the scope with the permission `audit.seal`, which no token can carry. The
-organization of a workspace is not known to the log; the nil organization stands in its place, and policies look at the
-workspace alone.
 
 On failure: the errors of `wardmesh.server.database_errors`; a transaction that failed has left nothing.
 """
@@ -19,21 +15,20 @@ from typing import Final
 
 import asyncpg
 
-from wardmesh.contracts.audit import MAX_PAGE_BYTES
+from wardmesh.contracts.audit import MAX_PAGE_BYTES, Filter
 from wardmesh.crypto.checkpoint import Checkpoint
 from wardmesh.crypto.errors import MalformedEncoding
 from wardmesh.crypto.merkle import EMPTY_ROOT
 from wardmesh.crypto.note import SignedNote
 from wardmesh.crypto.tiles import Tile
-from wardmesh.ids import OrgId, Scope, ServiceId, WorkspaceId
+from wardmesh.ids import EventId, Scope
 from wardmesh.server.database import Connection, Database
 from wardmesh.server.tenant import TenantContext
+from wardmesh_audit.behalf import scope_of, the_log
 from wardmesh_audit.domain import Candidate, Stored, searchable
 from wardmesh_audit.errors import LogDamaged
-from wardmesh_audit.ports import Publication, Sealed
+from wardmesh_audit.ports import Located, Publication, Sealed
 from wardmesh_audit.proofs import FullTile, Head, SignedHead, grow, partial_tiles
-
-SEAL: Final = "audit.seal"
 
 _HEAD: Final = "select size, frontier, root, published_size from audit.logs where scope_id = $1"
 _FIRST_USE: Final = "insert into audit.logs (scope_id, root) values ($1, $2) on conflict do nothing"
@@ -43,16 +38,21 @@ _ADD_LEAVES: Final = """
     select $1, $2 + place - 1, event_id, leaf_hash
       from unnest($3::text[], $4::bytea[]) with ordinality as added (event_id, leaf_hash, place)
 """
+_LOCATE: Final = """
+    select l.index, l.leaf_hash, e.leaf
+      from audit.leaves l left join audit.entries e on e.scope_id = l.scope_id and e.index = l.index
+     where l.scope_id = $1 and l.event_id = $2
+"""
 # A list of lists is no array of PostgreSQL's, so targets travel as JSON.
 _ADD_ENTRIES: Final = """
     insert into audit.entries (scope_id, index, received_at, leaf, source, occurred_at, category, action, outcome,
-                               actor, request_id, targets, acting_for, trace_id)
+                               actor, request_id, targets)
     select $1, $2 + place - 1, received_at, leaf, source, occurred_at, category, action, outcome, actor, request_id,
-           array (select jsonb_array_elements_text(targets::jsonb)), acting_for, trace_id
+           array (select jsonb_array_elements_text(targets::jsonb))
       from unnest($3::timestamptz[], $4::bytea[], $5::text[], $6::timestamptz[], $7::text[], $8::text[], $9::text[],
-                  $10::text[], $11::text[], $12::text[], $13::text[], $14::text[]) with ordinality
+                  $10::text[], $11::text[], $12::text[]) with ordinality
            as added (received_at, leaf, source, occurred_at, category, action, outcome, actor, request_id, targets,
-                     acting_for, trace_id, place)
+                     place)
 """
 _ADD_TILES: Final = """
     insert into audit.tiles (scope_id, level, index, root, hashes)
@@ -118,6 +118,24 @@ class PostgresStore:
         async with self._database.transaction(tenant, read_only=True) as connection:
             return _head(await connection.fetchrow(_HEAD, scope_of(tenant)))
 
+    async def page(
+        self, tenant: TenantContext, query: Filter, *, start: int, end: int, limit: int, newest_first: bool
+    ) -> Sequence[Stored]:
+        conditions, values = _conditions(query, first=5)
+        order = "desc" if newest_first else "asc"
+        statement = f"""
+            select index, leaf from (
+                select index, leaf, sum(octet_length(leaf)) over (order by index {order}) as bytes,
+                       row_number() over (order by index {order}) as place
+                  from (select index, leaf from audit.entries
+                         where scope_id = $1 and index >= $2 and index < $3 {conditions}
+                         order by index {order} limit $4) as found) as counted
+             where place = 1 or bytes <= {MAX_PAGE_BYTES} order by index {order}
+        """  # noqa: S608 - conditions are constants; values are parameters
+        async with self._database.transaction(tenant, read_only=True) as connection:
+            rows = await connection.fetch(statement, scope_of(tenant), start, end, limit, *values)
+        return [Stored(row["index"], row["leaf"]) for row in rows]
+
     async def leaves(self, tenant: TenantContext, *, start: int, end: int) -> Sequence[Stored]:
         async with self._database.transaction(tenant, read_only=True) as connection:
             return await self._leaves(connection, scope_of(tenant), start, end)
@@ -125,6 +143,11 @@ class PostgresStore:
     async def tiles(self, tenant: TenantContext, tiles: Iterable[Tile]) -> Mapping[Tile, bytes]:
         async with self._database.transaction(tenant, read_only=True) as connection:
             return await self._tiles(connection, scope_of(tenant), list(tiles))
+
+    async def locate(self, tenant: TenantContext, event_id: EventId) -> Located | None:
+        async with self._database.transaction(tenant, read_only=True) as connection:
+            row = await connection.fetchrow(_LOCATE, scope_of(tenant), event_id)
+        return None if row is None else Located(row["index"], row["leaf_hash"], row["leaf"])
 
     async def signed(self, scope: Scope) -> SignedHead | None:
         async with self._database.transaction(the_log(scope), read_only=True) as connection:
@@ -170,8 +193,6 @@ class PostgresStore:
             [event.actor for event in events],
             [event.request_id for event in events],
             [json.dumps([searchable(target) for target in event.targets]) for event in events],
-            [event.acting_for for event in events],
-            [event.trace_id for event in events],
         )
         if growth.filled:
             await self._add_tiles(connection, scope, growth.filled)
@@ -209,19 +230,28 @@ _LEAVES: Final = """
 """
 
 
-def the_log(scope: Scope) -> TenantContext:
-    """Return on whose behalf the log itself acts."""
-    if isinstance(scope, WorkspaceId):
-        return TenantContext(OrgId.nil(), scope, ServiceId.nil(), frozenset({SEAL}))
-    return TenantContext(OrgId.parse(scope), None, ServiceId.nil(), frozenset({SEAL}))
-
-
-def scope_of(tenant: TenantContext) -> Scope:
-    """Return whose log a tenant reads: the same that app.scope_id() says."""
-    return tenant.org_id if tenant.workspace_id is None else tenant.workspace_id
-
-
 def _head(row: asyncpg.Record | None) -> Head:
     if row is None:
         return Head()
     return Head(row["size"], tuple(row["frontier"]), row["root"], row["published_size"])
+
+
+def _conditions(query: Filter, *, first: int) -> tuple[str, list[object]]:
+    given: list[tuple[str, object]] = [
+        ("category = ", query.category),
+        ("actor = ", query.actor),
+        ("action = ", query.action),
+        ("outcome = ", query.outcome),
+        ("targets @> array", None if query.target is None else searchable(query.target)),
+        ("request_id = ", query.request_id),
+        ("occurred_at >= ", query.since),
+        ("occurred_at < ", query.until),
+    ]
+    text: list[str] = []
+    values: list[object] = []
+    for condition, value in given:
+        if value is not None:
+            place = f"${first + len(values)}"
+            text.append(f"and {condition}{f'[{place}::text]' if condition.endswith('array') else place}")
+            values.append(value)
+    return " ".join(text), values

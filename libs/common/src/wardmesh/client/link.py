@@ -153,7 +153,7 @@ class Link:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Reply | WardmeshError] = loop.create_future()
         self._pending[request_id] = _Pending(future, subject)
-        timer = loop.call_later(seconds, _settle, future, DeadlineExceeded(request_id=request_id))
+        timer = loop.call_later(seconds, _time_out, future, request_id)
         try:
             try:
                 await self._client.publish(subject, body, reply=self._prefix + request_id, headers=headers)
@@ -286,3 +286,7 @@ class Link:
 def _settle(future: asyncio.Future[Any], outcome: object) -> None:
     if not future.done():
         future.set_result(outcome)
+
+
+def _time_out(future: asyncio.Future[Reply | WardmeshError], request_id: RequestId) -> None:
+    _settle(future, DeadlineExceeded(request_id=request_id))

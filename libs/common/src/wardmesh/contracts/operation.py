@@ -113,9 +113,6 @@ class ScopeKind(enum.Enum):
     ORG = OrgId
     WORKSPACE = WorkspaceId
 
-    def holds(self, scope: Scope) -> bool:
-        return isinstance(scope, self.value)
-
 
 ORG: Final = frozenset({ScopeKind.ORG})
 WORKSPACE: Final = frozenset({ScopeKind.WORKSPACE})
@@ -217,9 +214,13 @@ class Contract(Generic[P, RequestT, ResponseT]):
     def subject(self, scope: Scope, principal: Any) -> str:
         return RpcSubject(self.service, self.name, scope, principal).format()
 
+    @cached_property
+    def _scope_types(self) -> tuple[type, ...]:
+        return tuple(kind.value for kind in self.scopes)
+
     def takes(self, scope: Scope) -> bool:
         """Tell whether the operation is asked in scopes of this kind."""
-        return any(kind.holds(scope) for kind in self.scopes)
+        return isinstance(scope, self._scope_types)
 
 
 AnyContract: TypeAlias = Contract[..., Any, Any]

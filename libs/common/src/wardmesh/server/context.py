@@ -71,13 +71,13 @@ class Call:
     def tenant(self) -> TenantContext:
         """On whose behalf transactions run."""
         if self._tenant is None:
-            raise TokenMissing
+            caller = self.caller
+            self._tenant = TenantContext(caller.organization, caller.workspace, caller.principal, caller.permissions)
         return self._tenant
 
     def admit(self, caller: Caller) -> None:
         """The gates' word for who asks; handlers never call it."""
         self._caller = caller
-        self._tenant = TenantContext(caller.organization, caller.workspace, caller.principal, caller.permissions)
         self.audit_actor = caller.principal
 
     def identify(

@@ -75,7 +75,9 @@ class AuditPublisher:
         self._closed: list[tuple[Scope, _Batch]] = []
         self._some = asyncio.Event()
         self._linger: asyncio.TimerHandle | None = None
-        self._room = asyncio.Semaphore(MAX_WAITING_EVENTS)
+        # A semaphore would do, at the cost of two of the gates for every request.
+        self._waiting_events = 0
+        self._room: list[asyncio.Future[None]] = []
         self._flushers: list[asyncio.Task[None]] = []
         self._stopping = False
 
@@ -114,11 +116,13 @@ class AuditPublisher:
             self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._some.set)
 
     async def _accept(self, scope: Scope, event: AuditEvent, trace_parent: str | None) -> _Batch:
-        if self._stopping or not self._flushers:
-            raise AuditUnavailable
-        if self._room.locked():
-            self._some.set()  # no time to linger
-        await self._room.acquire()
+        while True:
+            if self._stopping or not self._flushers:
+                raise AuditUnavailable
+            if self._waiting_events < MAX_WAITING_EVENTS:
+                break
+            await self._wait_for_room()
+        self._waiting_events += 1
         encoded = encode(event)
         batch = self._open.get(scope)
         if batch is None or len(batch.events) >= MAX_ENVELOPE_EVENTS or batch.size + len(encoded) > MAX_ENVELOPE_BYTES:
@@ -130,6 +134,20 @@ class AuditPublisher:
         if trace_parent is not None:
             batch.headers.setdefault(TRACE_PARENT, trace_parent)
         return batch
+
+    async def _wait_for_room(self) -> None:
+        self._some.set()  # no time to linger
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._room.append(turn)
+        await turn
+
+    def _make_room(self, events: int) -> None:
+        self._waiting_events -= events
+        # All who wait look again, in their order: a turn given to one whose caller has just gone would be lost.
+        turns, self._room = self._room, []
+        for turn in turns:
+            if not turn.done():
+                turn.set_result(None)
 
     def _take(self) -> list[tuple[Scope, _Batch]]:
         if self._linger is not None:
@@ -171,8 +189,7 @@ class AuditPublisher:
             raise
         finally:
             for _, batch in batches:
-                for _ in batch.events:
-                    self._room.release()
+                self._make_room(len(batch.events))
                 batch.finish(failure)
 
 

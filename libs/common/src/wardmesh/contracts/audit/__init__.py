@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wardmesh.contracts.audit import entries, positions, proofs
+from wardmesh.contracts.audit import entries, proofs, receipts
 from wardmesh.contracts.audit.entries import (
     EMIT,
     MAX_BODY_BYTES,
@@ -16,7 +16,6 @@ from wardmesh.contracts.audit.entries import (
     Filter,
     Query,
     SealedEntries,
-    SearchText,
     Tail,
 )
 from wardmesh.contracts.audit.events import (
@@ -31,17 +30,6 @@ from wardmesh.contracts.audit.events import (
     Outcome,
     Reason,
     Target,
-    TraceId,
-)
-from wardmesh.contracts.audit.positions import (
-    DELETE_POSITION,
-    LIST_POSITIONS,
-    MAX_POSITIONS,
-    SAVE_POSITION,
-    DeletePosition,
-    Position,
-    Positions,
-    SavePosition,
 )
 from wardmesh.contracts.audit.proofs import (
     CHECKPOINT,
@@ -53,6 +41,14 @@ from wardmesh.contracts.audit.proofs import (
     Prove,
     ReadLeaves,
 )
+from wardmesh.contracts.audit.receipts import (
+    CONSISTENCY,
+    RECEIPT,
+    AskReceipt,
+    ConsistencyProof,
+    ProveGrowth,
+    Receipt,
+)
 from wardmesh.contracts.audit.rules import (
     MAX_LEAVES,
     MAX_PAGE_BYTES,
@@ -62,29 +58,28 @@ from wardmesh.contracts.operation import AnyContract
 
 __all__ = [
     "CHECKPOINT",
+    "CONSISTENCY",
     "CONTRACTS",
-    "DELETE_POSITION",
     "EMIT",
     "LEAVES",
-    "LIST_POSITIONS",
     "MAX_BODY_BYTES",
     "MAX_DETAILS_BYTES",
     "MAX_EMIT",
     "MAX_ENVELOPE_EVENTS",
     "MAX_LEAVES",
     "MAX_PAGE_BYTES",
-    "MAX_POSITIONS",
     "MAX_TARGETS",
     "PROVE",
     "QUERY",
     "READ",
-    "SAVE_POSITION",
+    "RECEIPT",
     "TAIL",
     "Action",
+    "AskReceipt",
     "AuditEnvelope",
     "AuditEvent",
     "Checkpoint",
-    "DeletePosition",
+    "ConsistencyProof",
     "Details",
     "Emit",
     "Emitted",
@@ -95,18 +90,15 @@ __all__ = [
     "Leaves",
     "NewAuditEvent",
     "Outcome",
-    "Position",
-    "Positions",
     "Prove",
+    "ProveGrowth",
     "Query",
     "ReadLeaves",
     "Reason",
-    "SavePosition",
+    "Receipt",
     "SealedEntries",
-    "SearchText",
     "Tail",
     "Target",
-    "TraceId",
 ]
 
-CONTRACTS: tuple[AnyContract, ...] = (*entries.CONTRACTS, *positions.CONTRACTS, *proofs.CONTRACTS)
+CONTRACTS: tuple[AnyContract, ...] = (*entries.CONTRACTS, *proofs.CONTRACTS, *receipts.CONTRACTS)

@@ -2,18 +2,15 @@
 
 The service seals each event as an `Entry`: the event with its scope and source, taken from the subject and never from
 the body, as one leaf of the scope's Merkle log.
-
-Reading is bounded: one call looks at so many entries and no more, whatever its filter matches. So a page may be short,
-or empty, with more to come; `next_before` (a query) and `next_start` (a tail) say where to go on.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Final
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
-from wardmesh.contracts.audit.events import Action, AuditEvent, NewAuditEvent, Outcome, Target, TraceId
+from wardmesh.contracts.audit.events import Action, AuditEvent, NewAuditEvent, Outcome, Target
 from wardmesh.contracts.audit.rules import READ, reading
 from wardmesh.contracts.fields import Limit, Time, Token, WaitSeconds
 from wardmesh.contracts.operation import (
@@ -28,12 +25,10 @@ from wardmesh.contracts.operation import (
     Permission,
     operation,
 )
-from wardmesh.ids import AgentId, EventId, PrincipalField, RequestId, ScopeField
+from wardmesh.ids import EventId, PrincipalField, RequestId, ScopeField
 
 MAX_EMIT: Final = 256
 MAX_BODY_BYTES: Final = 512 * 1024
-SearchText = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"\S")]
-"""Words to search for; as short as what people type."""
 
 
 class Emit(Message):
@@ -57,29 +52,23 @@ class Entry(Message):
 
 
 class Filter(Message):
-    """Entries that match every field that is given.
-
-    `agent`: what that agent did, and what was done for it. `since` and `until` are about when it happened: from the one
-    up to, and without, the other; what says that it happened over a day after it was received, `since` does not find.
-    `text`: every word of it, anywhere in the action, the targets, the reason or the texts of the details; upper and
-    lower case of ASCII are the same.
-    """
+    """Entries that match every field that is given."""
 
     category: Category | None = None
     actor: PrincipalField | None = None
-    agent: AgentId | None = None
     action: Action | None = None
     outcome: Outcome | None = None
     target: Target | None = None
     request_id: RequestId | None = None
-    trace_id: TraceId | None = None
-    text: SearchText | None = None
     since: Time | None = None
     until: Time | None = None
 
 
 class Query(Message):
-    """A page of entries, newest first, below index `before`; a page is the last one if it has no `next_before`."""
+    """A page of entries, newest first; `before` is the smallest index of the page before this one.
+
+    A page may be shorter than `limit` (`MAX_PAGE_BYTES`); the last page is the empty one.
+    """
 
     filter: Filter = Filter()
     before: int | None = Field(default=None, ge=0)
@@ -87,25 +76,19 @@ class Query(Message):
 
 
 class Tail(Message):
-    """A long poll: entries from index `start` on, oldest first.
-
-    Without `start`, from the first entry that was received at `start_time` or later; without both, from now.
-    """
+    """A long poll: entries from index `start` on, oldest first. Without `start`, from now."""
 
     filter: Filter = Filter()
     start: int | None = Field(default=None, ge=0)
-    start_time: Time | None = None
     limit: Limit = 100
     wait_seconds: WaitSeconds = 20.0
 
 
 class Entries(Message):
-    """`next_start` is where a tail goes on, also when no entry matched; `next_before` where a query does, if there is
-    anything below."""
+    """`next_start` is where the next tail goes on, also when no entry matched."""
 
     entries: tuple[Entry, ...]
     next_start: int
-    next_before: int | None = None
 
 
 class SealedEntries(Message):

@@ -31,8 +31,6 @@ Action = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+){1,
 Target = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Details = Annotated[dict[str, Json], Field(max_length=64)]
-TraceId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
-"""A W3C trace id."""
 
 
 class Outcome(enum.StrEnum):
@@ -69,7 +67,7 @@ class AuditEvent(Message):
     targets: Annotated[tuple[Target, ...], Field(max_length=MAX_TARGETS)] = ()
     reason: Reason | None = None
     request_id: RequestId | None = None
-    trace_id: TraceId | None = None
+    trace_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] | None = None
     source_address: Annotated[str, StringConstraints(max_length=64)] | None = None
     user_agent: Annotated[str, StringConstraints(max_length=256)] | None = None
     details: Details = Field(default_factory=dict)

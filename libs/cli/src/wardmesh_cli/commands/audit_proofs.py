@@ -1,0 +1,157 @@
+"""`wardmesh audit receipt | growth`, and their verification: what somebody can keep of a log and show to others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wardmesh.audit_receipt import verify_growth, verify_receipt
+from wardmesh.contracts.audit.receipts import RECEIPT_WAIT_SECONDS
+from wardmesh.contracts.fields import MAX_WAIT_SECONDS
+from wardmesh.crypto.checkpoint import Checkpoint
+from wardmesh.crypto.encoding import base64_encode
+from wardmesh.crypto.errors import CryptoError
+from wardmesh.crypto.note import MAX_NOTE_BYTES, SignedNote, VerifierKey
+from wardmesh.crypto.tiles import MAX_ENTRY_BYTES
+from wardmesh.crypto.tlog_proof import MAX_TLOG_PROOF_BYTES
+from wardmesh_cli.commanding import Run, local_command, mesh_command
+from wardmesh_cli.connecting import Where
+from wardmesh_cli.failures import CommandFailed, UsageFailed
+from wardmesh_cli.output import GOOD
+from wardmesh_cli.parameters import EventArgument
+
+KeyOption = Annotated[str, typer.Option("--key", help="The log's verifier key: what `audit checkpoint` shows.")]
+
+
+def register(group: typer.Typer) -> None:
+    mesh_command(group, "receipt", where=Where.EITHER)(receipt)
+    local_command(group, "verify-receipt")(check_receipt)
+    mesh_command(group, "growth", where=Where.EITHER)(growth)
+
+
+async def receipt(
+    run: Run,
+    event: EventArgument,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write it to this file (….tlog-proof).", dir_okay=False)
+    ] = None,
+    wait: Annotated[
+        float, typer.Option("--wait", min=0, max=MAX_WAIT_SECONDS, help="Seconds to wait for it to be sealed.")
+    ] = RECEIPT_WAIT_SECONDS,
+) -> None:
+    """Get a receipt of an event: where it is in the log, and the proof (C2SP tlog-proof) that anybody can check."""
+    given = await run.mesh.audit.receipt(event_id=event, wait_seconds=wait)
+    if output is not None:
+        _write(output, given.proof.encode())
+    if run.out.as_json:
+        run.out.document(given)
+        return
+    if output is None:
+        run.out.raw(given.proof.encode())
+    else:
+        run.out.line(f"entry {given.index} of {given.size}, receipt in {output}")
+    run.out.note(f"verifier key: {given.verifier_key}")
+
+
+async def check_receipt(
+    run: Run,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A receipt.", exists=True, dir_okay=False)],
+    key: KeyOption,
+    entry: Annotated[
+        Path | None,
+        typer.Option("--entry", help="The entry's bytes, else those in the receipt.", exists=True, dir_okay=False),
+    ] = None,
+) -> None:
+    """Verify a receipt: offline, with no credential. Fails unless the log's key vouches for the entry."""
+    verifier = _verifier(key)
+    given = None if entry is None else _read(entry, MAX_ENTRY_BYTES)
+    try:
+        verified = verify_receipt(_read(file, MAX_TLOG_PROOF_BYTES), verifier, entry=given)
+    except CryptoError as error:
+        raise CommandFailed(f"{file} proves nothing: {error}.", "Ask the log for the receipt anew.") from error
+    signed = verified.checkpoint
+    if run.out.as_json:
+        run.out.document(
+            {
+                "origin": signed.origin,
+                "index": verified.index,
+                "size": signed.size,
+                "root": signed.root.hex(),
+                "entry": verified.entry.decode(errors="replace"),
+            }
+        )
+        return
+    run.out.line(f"log        {signed.origin}")
+    run.out.line(f"checkpoint {signed.size} entries, root {base64_encode(signed.root)}, signature good")
+    run.out.line(f"entry      {verified.entry.decode(errors='replace')}")
+    run.out.line(f"proven     it is entry {verified.index} of the log", GOOD)
+
+
+async def growth(
+    run: Run,
+    kept: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="One that was kept earlier.", exists=True, dir_okay=False)
+    ],
+    key: Annotated[
+        str | None, typer.Option("--key", help="The log's verifier key, from elsewhere than the mesh.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Keep the present checkpoint here.", dir_okay=False)
+    ] = None,
+) -> None:
+    """Check that the log only grew since a checkpoint that was kept: nothing before it was changed or dropped."""
+    pinned = None if key is None else _verifier(key)
+    note = _read(kept, MAX_NOTE_BYTES)
+    try:
+        old_size = Checkpoint.parse_text(SignedNote.parse(note).text).size
+    except CryptoError as error:
+        raise UsageFailed(f"{kept} is no checkpoint: {error}.", "Name what `audit checkpoint` once showed.") from error
+    present = await run.mesh.audit.checkpoint()
+    hashes: tuple[bytes, ...] = ()
+    if old_size <= present.size:
+        hashes = (await run.mesh.audit.consistency(old_size=old_size, size=present.size)).hashes
+    try:
+        old, new = verify_growth(note, present.note.encode(), hashes, pinned or present.verifier_key)
+    except CryptoError as error:
+        raise CommandFailed(
+            f"The log is not what {kept} says it was: {error}.",
+            "Keep that file: it shows that the log was changed, or that it is another log's.",
+        ) from error
+    if output is not None:
+        _write(output, present.note.encode())
+    if run.out.as_json:
+        run.out.document({"origin": new.origin, "old_size": old.size, "size": new.size, "root": new.root.hex()})
+    else:
+        grown = f"{new.origin} grew from {old.size} to {new.size} entries"
+        run.out.line(f"sound      {grown}; nothing before was changed", GOOD)
+        if pinned is None:
+            run.out.note(f"verifier key, as the mesh has it: {present.verifier_key}")
+
+
+def _verifier(key: str) -> VerifierKey:
+    try:
+        return VerifierKey.parse(key)
+    except CryptoError as error:
+        raise UsageFailed(
+            f"This is no verifier key: {error}.", "It is the line that `audit checkpoint` shows."
+        ) from error
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    with path.open("rb") as handle:
+        content = handle.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise UsageFailed(f"{path} has more than {max_bytes} bytes.", "It is another file that is meant.")
+    return content
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        with path.open("xb") as handle:
+            handle.write(content)
+    except FileExistsError:
+        raise UsageFailed(f"{path} exists already.", "Name a new file.") from None
+    except OSError as error:
+        raise CommandFailed(f"{path} cannot be written: {error.strerror}.", "Name another file.") from error

@@ -1,0 +1,72 @@
+"""Receipts, and what was kept of a log, from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conftest import Shell
+from fake_mesh import LOG_KEY, World
+
+from wardmesh.ids import EventId
+
+KEY = str(LOG_KEY.verifier)
+
+
+def filled(world: World, count: int = 5) -> list[EventId]:
+    for _ in range(count):
+        world.log("secret.get")
+    return [entry.event.id for entry in world.entries]
+
+
+def test_a_receipt_is_kept_and_verified_without_the_mesh(wardmesh: Shell, world: World, tmp_path: Path) -> None:
+    ids = filled(world)
+    file = tmp_path / "a.tlog-proof"
+    ran = wardmesh("audit", "receipt", ids[3], "--output", str(file))
+    assert (ran.status, ran.out) == (0, f"entry 3 of 5, receipt in {file}\n")
+    assert KEY in ran.err
+    connections = len(world.connections)
+    verified = wardmesh("audit", "verify-receipt", str(file), "--key", KEY)
+    assert (verified.status, len(world.connections)) == (0, connections)
+    assert "it is entry 3 of the log" in verified.out
+    assert wardmesh("audit", "verify-receipt", str(file), "--key", KEY, "--json").json["index"] == 3
+    assert wardmesh("audit", "receipt", ids[3], "--output", str(file)).status == 2  # nothing is written over
+    assert wardmesh("audit", "receipt", ids[3]).out == file.read_text()
+
+
+def test_a_receipt_that_was_changed_proves_nothing(wardmesh: Shell, world: World, tmp_path: Path) -> None:
+    ids = filled(world)
+    file, entry = tmp_path / "a.tlog-proof", tmp_path / "entry"
+    wardmesh("audit", "receipt", ids[3], "--output", str(file))
+    entry.write_text("another")
+    ran = wardmesh("audit", "verify-receipt", str(file), "--key", KEY, "--entry", str(entry))
+    assert ran.status == 1
+    assert "proves nothing" in ran.err
+    file.write_bytes(file.read_bytes().replace(b"index 3", b"index 2"))
+    assert wardmesh("audit", "verify-receipt", str(file), "--key", KEY).status == 1
+    assert wardmesh("audit", "verify-receipt", str(file), "--key", "nonsense").status == 2
+
+
+def test_an_event_that_is_not_sealed_says_so(wardmesh: Shell) -> None:
+    ran = wardmesh("audit", "receipt", EventId.new(), "--wait", "0")
+    assert ran.status == 1
+    assert "not_sealed" in ran.err
+
+
+def test_growth_since_a_checkpoint_that_was_kept(wardmesh: Shell, world: World, tmp_path: Path) -> None:
+    kept, present = tmp_path / "kept", tmp_path / "present"
+    filled(world)
+    kept.write_text(wardmesh("audit", "checkpoint").out)
+    filled(world, 7)
+    ran = wardmesh("audit", "growth", str(kept), "--key", KEY, "--output", str(present))
+    assert (ran.status, "grew from 5 to 12 entries" in ran.out) == (0, True)
+    assert wardmesh("audit", "growth", str(present), "--json").json["old_size"] == 12
+
+    del world.entries[10:]
+    shrunk = wardmesh("audit", "growth", str(present))
+    assert shrunk.status == 1
+    assert "cannot shrink" in shrunk.err
+    del world.entries[2]
+    filled(world, 9)
+    assert wardmesh("audit", "growth", str(kept)).status == 1
+    kept.write_text("nonsense")
+    assert wardmesh("audit", "growth", str(kept)).status == 2
