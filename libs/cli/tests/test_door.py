@@ -7,7 +7,7 @@ import pytest
 
 from wardmesh.contracts import auth
 from wardmesh.contracts.operation import Empty
-from wardmesh.errors import CredentialRefused, InternalError, ServiceUnavailable
+from wardmesh.errors import ConnectionLost, CredentialRefused, DeadlineExceeded, InternalError, ServiceUnavailable
 from wardmesh.ids import OrgId, UserId
 from wardmesh_cli.bootstrap import first_administrator
 from wardmesh_cli.door import open_door
@@ -47,6 +47,20 @@ async def test_what_does_not_fit_and_what_does_not_answer() -> None:
         await ask(httpx2.Response(200, content=b"{}"))
     with pytest.raises(ServiceUnavailable, match=r"Nothing answers at http://door.example"):
         await ask(httpx2.ConnectError("refused"))
+
+
+@pytest.mark.parametrize(
+    ("broke", "said"),
+    [
+        (httpx2.ReadTimeout("slow"), DeadlineExceeded),
+        (httpx2.ReadError("reset"), ConnectionLost),
+        (httpx2.RemoteProtocolError("closed without an answer"), ConnectionLost),
+    ],
+)
+async def test_a_request_that_was_sent_is_not_said_to_have_reached_nobody(broke: Exception, said: type) -> None:
+    with pytest.raises(said) as caught:
+        await ask(broke)
+    assert caught.value.executed
 
 
 async def test_a_token_goes_only_where_one_is_needed() -> None:

@@ -36,6 +36,12 @@ def test_an_unknown_code_becomes_the_error_of_its_status() -> None:
     assert type(from_problem(b"<html>")) is InternalError
 
 
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_an_unknown_failure_is_never_taken_to_say_that_nothing_was_carried_out(status: int) -> None:
+    body = f'{{"type":"x","title":"x","status":{status},"detail":"something new","code":"of_next_year"}}'.encode()
+    assert from_problem(body).executed
+
+
 def test_violations_say_where_and_never_what() -> None:
     secret = "hunter2-hunter2-hunter2"
     with pytest.raises(ValidationError) as caught:

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from wardmesh.contracts.audit import AuditEvent, Outcome
 from wardmesh.contracts.operation import Durability, Level
-from wardmesh.errors import ServiceUnavailable
+from wardmesh.errors import OutcomeUnknown
 from wardmesh.ids import KeyId, OrgId, Principal, Scope, SessionId, UserId, WorkspaceId
 from wardmesh.server.context import Call
 from wardmesh.server.database_errors import ConstraintConflict
@@ -265,7 +265,7 @@ class FakeBoard:
 
     async def post(self, identifier: str, at: datetime) -> None:
         if self.is_down:
-            raise ServiceUnavailable
+            raise OutcomeUnknown
         self.posted[identifier] = max(self.posted.get(identifier, 0.0), at.timestamp())
 
 

@@ -5,7 +5,8 @@
 What always holds: a redirect is not followed and no proxy of the environment is used for a loopback address, so that a
 password reaches the host that was named, and no other.
 
-On failure: the error of `wardmesh.errors` that the door answered with; `ServiceUnavailable` if none did.
+On failure: the error of `wardmesh.errors` that the door answered with; if none did, `ServiceUnavailable` if nothing
+answers there, `DeadlineExceeded` or `ConnectionLost` if the request may have been carried out.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import httpx2
 from pydantic import ValidationError
 
 from wardmesh.contracts.operation import MAX_DEADLINE, Contract, Credential, Message
-from wardmesh.errors import InternalError, ServiceUnavailable, from_problem
+from wardmesh.errors import ConnectionLost, DeadlineExceeded, InternalError, ServiceUnavailable, from_problem
 from wardmesh.headers import AUTHORIZATION
 from wardmesh.ids import OrgId, Scope
 
@@ -31,6 +32,8 @@ ResponseT = TypeVar("ResponseT", bound=Message)
 
 NOBODY: Final = OrgId.nil()
 CONNECT_SECONDS: Final = 5.0
+_NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
+"""What a request ends in before a byte of it has left."""
 
 
 class Door:
@@ -55,8 +58,12 @@ class Door:
         path = f"{self.url}/v1/{scope}/{contract.service}/{contract.name}"
         try:
             answer = await self._client.post(path, content=request.model_dump_json(), headers=headers)
-        except httpx2.HTTPError as error:
+        except _NOT_SENT as error:
             raise ServiceUnavailable(f"Nothing answers at {self.url}: check the address, and that it is up.") from error
+        except httpx2.TimeoutException as error:
+            raise DeadlineExceeded from error
+        except httpx2.HTTPError as error:
+            raise ConnectionLost from error
         if answer.status_code >= 300:
             raise from_problem(answer.content, status=answer.status_code)
         try:

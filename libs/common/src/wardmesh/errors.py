@@ -10,7 +10,7 @@
     │   ├── ScopeMismatch · PermissionDenied · ReplySubjectRefused
     └── UnavailableError        nothing was wrong with the request; the same one may succeed later
         ├── RateLimited · Overloaded · ServiceUnavailable · AuditUnavailable · DeadlineExceeded · InternalError
-        ├── ConnectionLost
+        ├── OutcomeUnknown · ConnectionLost
 
 An error becomes an RFC 9457 problem document (the body), and the ADR-32 headers `Nats-Service-Error-Code` (its
 HTTP status) and `Nats-Service-Error` (its code). `from_problem` makes the same error of it on the other side.
@@ -295,7 +295,7 @@ class Overloaded(UnavailableError):
 
 
 class ServiceUnavailable(UnavailableError):
-    """No instance of the service, or not one of the things it needs, is there."""
+    """No instance of the service, or not one of the things it needs, is there; nothing was carried out."""
 
     code = "service_unavailable"
     title = "The service is not available"
@@ -318,6 +318,15 @@ class DeadlineExceeded(UnavailableError):
     status = 504
     title = "The deadline has passed"
     advice = "Allow more time, or ask whether it was carried out before you send it again."
+    executed = True
+
+
+class OutcomeUnknown(UnavailableError):
+    """A service handed the change to its database or to the broker, and was not told what became of it."""
+
+    code = "outcome_unknown"
+    title = "It is not known whether it was carried out"
+    advice = "Ask whether it was carried out before you send it again."
     executed = True
 
 
@@ -366,12 +375,12 @@ def from_problem(body: bytes, *, status: int | None = None) -> WardmeshError:
 
 
 def _by_status(status: int) -> type[WardmeshError]:
-    """What an error of a newer mesh, whose code is not known here, amounts to."""
+    """What an error of a newer mesh, whose code is not known here, amounts to; never that nothing was carried out."""
     by_status: dict[int, type[WardmeshError]] = {
         401: AuthenticationError,
         403: RefusedError,
         429: RateLimited,
-        503: UnavailableError,
+        503: OutcomeUnknown,
         504: DeadlineExceeded,
     }
     return by_status.get(status, RequestError if 400 <= status < 500 else InternalError)

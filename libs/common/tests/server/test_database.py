@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 import asyncpg
 import pytest
 
-from wardmesh.errors import WardmeshError
+from wardmesh.errors import OutcomeUnknown, WardmeshError, from_problem
 from wardmesh.ids import WorkspaceId
 from wardmesh.server.database import (
     CommitUnknown,
@@ -265,6 +265,16 @@ async def test_a_connection_lost_at_commit_says_that_nobody_knows(
     with pytest.raises(CommitUnknown) as unknown:
         await lost()
     assert unknown.value.executed
+    problem = unknown.value.to_problem().model_dump_json().encode()
+    assert type(from_problem(problem)) is OutcomeUnknown, "what the caller makes of it"
+
+    async def looked() -> None:
+        async with database.transaction(acme, read_only=True, before_commit=[cut]) as connection:
+            await connection.fetch("select path from note")
+
+    with pytest.raises(DatabaseUnavailable) as unread:
+        await looked()
+    assert not unread.value.executed, "what only reads has nothing to be in doubt of"
 
 
 async def test_the_pool_heals_after_the_servers_death(

@@ -3,7 +3,7 @@
 What always holds: `post` returns when the broker has the revocation on disk, and never replaces a later time of the
 same id by an earlier one (compare and set by revision).
 
-On failure: `ServiceUnavailable`.
+On failure: `ServiceUnavailable`; of a revocation `OutcomeUnknown`, for its rows are committed by then.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import nats.errors
 import nats.js.errors
 from nats.js.kv import KeyValue
 
-from wardmesh.errors import ServiceUnavailable
+from wardmesh.errors import OutcomeUnknown, ServiceUnavailable
 from wardmesh.server.messaging import Messaging
 from wardmesh.server.streams import JWKS, REVOCATIONS, REVOCATIONS_MAX_AGE
 from wardmesh_auth.revocation import KNOWN_FOR
@@ -56,8 +56,8 @@ class RevocationBucket:
                 if await self._try_post(identifier, at.timestamp()):
                     return
         except (nats.errors.Error, TimeoutError) as error:
-            raise ServiceUnavailable("The revocation could not be made known everywhere; send it again.") from error
-        raise ServiceUnavailable("The revocation is being changed by others; send it again.")
+            raise OutcomeUnknown("The revocation could not be made known everywhere; send it again.") from error
+        raise OutcomeUnknown("The revocation is being changed by others; send it again.")
 
     async def _try_post(self, identifier: str, at: float) -> bool:
         if self._bucket is None:

@@ -146,7 +146,7 @@ class RevocationBoard(Protocol):
     """Where every process of the mesh reads what is revoked."""
 
     async def post(self, identifier: str, at: datetime) -> None:
-        """Make a revocation known. MUST NOT return before it is durable; MUST raise `ServiceUnavailable` otherwise."""
+        """Make a revocation known. MUST NOT return before it is durable; MUST raise `OutcomeUnknown` otherwise."""
 
 
 class LiveConnections(Protocol):

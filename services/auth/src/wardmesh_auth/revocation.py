@@ -4,7 +4,7 @@ What always holds: the rows are the truth. They say that something is revoked be
 at any point leaves nothing that works and is believed to be revoked, and nothing issued anew. `Reconciler` then tells
 the mesh what a crash kept from being told.
 
-On failure: `ServiceUnavailable` if the mesh could not be told: the operation is idempotent, so it is to be sent again;
+On failure: `OutcomeUnknown` if the mesh could not be told: the operation is idempotent, so it is to be sent again;
 the reconciler tells it meanwhile. That connections could not be dropped is logged and audited, not raised: their
 requests are refused by every gate from here on.
 """
@@ -19,7 +19,7 @@ from typing import Final
 
 from wardmesh.contracts.auth import Revoked, RevokeKey, RevokePrincipal
 from wardmesh.contracts.operation import Level
-from wardmesh.errors import ServiceUnavailable, WardmeshError
+from wardmesh.errors import OutcomeUnknown, WardmeshError
 from wardmesh.ids import KeyId, OrgId, Principal, SessionId
 from wardmesh.server.context import Call
 from wardmesh.server.tenant import TenantContext
@@ -104,7 +104,7 @@ class RevocationService:
             await rows.note_revocation(session.id, revoked_at)
         try:
             await self._tell(session.id, session.user, revoked_at)
-        except ServiceUnavailable:
+        except OutcomeUnknown:
             # The caller is refused in any case; the reconciler tells the others.
             _log.warning("a session's end is not known everywhere yet")
 

@@ -100,8 +100,11 @@ BeforeCommit: TypeAlias = "Callable[[Connection], Awaitable[object]]"
 class Connection:
     """A connection inside a transaction. Valid until the block ends, for one task at a time."""
 
-    def __init__(self, raw: _Raw, tenant: TenantContext | None, before_commit: Iterable[BeforeCommit]) -> None:
+    def __init__(
+        self, raw: _Raw, tenant: TenantContext | None, before_commit: Iterable[BeforeCommit], *, read_only: bool
+    ) -> None:
         self._raw = raw
+        self._read_only = read_only
         self._failed = False
         self._ended = False
         self._savepoints = 0
@@ -174,7 +177,8 @@ class Connection:
             await self._raw.execute(_COMMIT)
         except FROM_DRIVER as error:
             translated = _translate_on(self._raw, error)
-            if isinstance(translated, DatabaseUnavailable) or isinstance(error, TimeoutError):
+            in_doubt = isinstance(translated, DatabaseUnavailable) or isinstance(error, TimeoutError)
+            if in_doubt and not self._read_only:  # what only read has nothing to be in doubt of
                 raise CommitUnknown() from None
             raise translated from None
         for committed in self._after_commit:
@@ -240,7 +244,7 @@ class Database:
 
     async def ping(self) -> None:
         """Raise `DatabaseUnavailable` or `DatabaseBusy` unless the database answers."""
-        async with self._begun("BEGIN READ ONLY", None, ()):
+        async with self._begun("BEGIN READ ONLY", None, (), read_only=True):
             pass
 
     @asynccontextmanager
@@ -248,7 +252,8 @@ class Database:
         self, tenant: TenantContext, *, read_only: bool = False, before_commit: Iterable[BeforeCommit] = ()
     ) -> AsyncIterator[Connection]:
         """Run the block in a transaction that sees the rows of `tenant`, and no others."""
-        async with self._begun(begin_as_tenant(tenant, read_only=read_only), tenant, before_commit) as connection:
+        begin = begin_as_tenant(tenant, read_only=read_only)
+        async with self._begun(begin, tenant, before_commit, read_only=read_only) as connection:
             yield connection
 
     @asynccontextmanager
@@ -259,7 +264,12 @@ class Database:
 
     @asynccontextmanager
     async def _begun(
-        self, begin: str, tenant: TenantContext | None, before_commit: Iterable[BeforeCommit]
+        self,
+        begin: str,
+        tenant: TenantContext | None,
+        before_commit: Iterable[BeforeCommit],
+        *,
+        read_only: bool = False,
     ) -> AsyncIterator[Connection]:
         with _tracer.start_as_current_span(
             "postgresql.transaction",
@@ -267,7 +277,7 @@ class Database:
             attributes={"db.system.name": "postgresql", "db.namespace": self._application},
         ):
             pool, raw = await self._acquire()
-            connection = Connection(raw, tenant, before_commit)
+            connection = Connection(raw, tenant, before_commit, read_only=read_only)
             try:
                 await connection.execute(begin)
                 yield connection

@@ -2,7 +2,8 @@
 
     ServiceUnavailable
     └── DatabaseUnavailable     it cannot be reached, or the connection broke; nothing was committed
-        └── CommitUnknown       it broke while COMMIT was under way: it may have been
+    OutcomeUnknown
+    └── CommitUnknown           it broke while COMMIT was under way: it may have been committed
     Overloaded
     └── DatabaseBusy            a lock, a deadlock, a time-out, no connection free; rolled back
     Conflict
@@ -23,7 +24,15 @@ from typing import Final
 
 import asyncpg
 
-from wardmesh.errors import Conflict, InternalError, Overloaded, PermissionDenied, ServiceUnavailable, WardmeshError
+from wardmesh.errors import (
+    Conflict,
+    InternalError,
+    OutcomeUnknown,
+    Overloaded,
+    PermissionDenied,
+    ServiceUnavailable,
+    WardmeshError,
+)
 
 FROM_ASYNCPG: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 FROM_DRIVER: Final = (*FROM_ASYNCPG, OSError, TimeoutError)
@@ -34,11 +43,8 @@ class DatabaseUnavailable(ServiceUnavailable):
     """The database cannot be reached, or the connection broke; nothing was committed."""
 
 
-class CommitUnknown(DatabaseUnavailable):
+class CommitUnknown(OutcomeUnknown):
     """The connection broke while COMMIT was under way: the transaction may have been committed."""
-
-    advice = "Ask whether it was carried out before you send it again, or send it with the same request id."
-    executed = True
 
 
 class DatabaseBusy(Overloaded):

@@ -7,7 +7,8 @@ What always holds:
 - When the connection is closed for good, `closed` is set and the process ends: a service that can hear nothing is
   worse than one that a supervisor starts anew.
 
-On failure: `ServiceUnavailable`, retryable.
+On failure: `ServiceUnavailable` where nothing came of it, `OutcomeUnknown` where something may have. Both may pass by
+themselves; only who may do it twice sends again after the second.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from typing import Any, Final, Self
 
 import nats
 import nats.errors
+import nats.js.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
 from wardmesh import tls
-from wardmesh.errors import ServiceUnavailable
+from wardmesh.errors import OutcomeUnknown, ServiceUnavailable, WardmeshError
 from wardmesh.server.broker import stream_of_bucket
 from wardmesh.server.messages import OutboundMessage
 from wardmesh.server.streams import SIZES, Choices, declared, drift
@@ -134,7 +136,10 @@ class Messaging:
                     await self.nats.close()
 
     async def publish(self, messages: Sequence[OutboundMessage]) -> None:
-        """Publish in order; return when every message is durable, raise if one may not be."""
+        """Publish in order; return when every message is durable.
+
+        Raises `ServiceUnavailable` if none of them is in a stream, `OutcomeUnknown` if one is or may be.
+        """
         if not messages:
             return
         if not self.nats.is_connected:
@@ -148,10 +153,13 @@ class Messaging:
                     )
                     pending.append(confirmed)
                     self._unconfirmed.add(confirmed)
-                await asyncio.gather(*pending)
+                # All of them: whether another was refused too decides whether there is doubt.
+                await asyncio.gather(*pending, return_exceptions=True)
+                for confirmed in pending:
+                    confirmed.result()
         except (nats.errors.Error, TimeoutError, OSError) as error:
             _log.warning("durable publish failed: %s", type(error).__name__)
-            raise ServiceUnavailable("The message broker did not confirm the message.") from None
+            raise _unconfirmed(error, pending) from None
         finally:
             for future in pending:
                 self._unconfirmed.discard(future)
@@ -217,6 +225,20 @@ class Messaging:
 
 def _nothing(_error: Exception) -> None:
     pass
+
+
+def _unconfirmed(error: Exception, sent: Sequence[asyncio.Future[Any]]) -> WardmeshError:
+    """Return what is to be said of a publish that ended in `error` after these messages had been handed over."""
+    # That no stream takes it is known for sure. A stream's own refusal is not: nats-py lets its future pend for ever
+    # (nats.py#985), so it is a time-out here.
+    handing_over = isinstance(error, TimeoutError | OSError)  # one more may be on its way
+    if handing_over or not all(_is_nobodys(future) for future in sent):
+        return OutcomeUnknown("The message broker did not confirm the message; it may have it.")
+    return ServiceUnavailable("The message broker has no stream for the message now.")
+
+
+def _is_nobodys(sent: asyncio.Future[Any]) -> bool:
+    return sent.done() and isinstance(sent.exception(), nats.js.errors.NoStreamResponseError)
 
 
 def tls_options(servers: Sequence[str], ca_file: Path | None) -> dict[str, Any]:
