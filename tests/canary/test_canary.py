@@ -32,10 +32,23 @@ from tests.mesh.world import sign_up
 from wardmesh.audit_export import export_log
 from wardmesh.client.mesh import Mesh
 from wardmesh.contracts import ALL, auth
-from wardmesh.contracts.audit import Checkpoint, Leaves
+from wardmesh.contracts.audit import (
+    Administration,
+    Authentication,
+    Authorization,
+    BridgeExchange,
+    Checkpoint,
+    ConfigurationChange,
+    Leaves,
+    SecretAccess,
+    ToolCall,
+    WebhookReceipt,
+    typed,
+)
 from wardmesh.headers import REQUEST_ID
 from wardmesh.ids import RequestId
 from wardmesh.server.settings import read_key
+from wardmesh_audit.domain import Stored, decode_leaf
 
 
 @dataclass(frozen=True)
@@ -183,3 +196,14 @@ def test_every_hidden_field_of_a_contract_is_in_the_table() -> None:
 def test_what_may_rest_somewhere_is_an_exception_of_the_table(mesh_hunted: Hunted) -> None:
     allowed = frozenset().union(*(secret.may_rest_in for secret in mesh_hunted.pouch.secrets))
     assert allowed == {ANSWERS, BROKER_LOG}
+
+
+def test_every_entry_that_was_left_fits_its_categorys_model(mesh_hunted: Hunted, folder: Path) -> None:
+    """Granted and refused, by every operation and both doors: all of it reads back as what its category promises."""
+    leaves = [line for file in (folder / "export").glob("*/entries.ndjson") for line in file.read_bytes().splitlines()]
+    entries = [decode_leaf(Stored(place, leaf)) for place, leaf in enumerate(leaves)]
+    assert len(entries) > len(mesh_hunted.granted)
+    assert {type(typed(entry.event)) for entry in entries} >= {
+        Administration, Authentication, Authorization, BridgeExchange, ConfigurationChange, SecretAccess, ToolCall,
+        WebhookReceipt,
+    }  # fmt: skip

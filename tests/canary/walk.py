@@ -25,9 +25,9 @@ import wardmesh
 from wardmesh.client.caller import Answer, Caller
 from wardmesh.client.mesh import Mesh
 from wardmesh.contracts import bridge
-from wardmesh.contracts.audit import NewAuditEvent
+from wardmesh.contracts.audit import ToolCall
 from wardmesh.contracts.auth import Session
-from wardmesh.contracts.operation import AnyContract, Category
+from wardmesh.contracts.operation import AnyContract
 from wardmesh.contracts.webhooks import NewEvent, Scheme
 from wardmesh.crypto import vault
 from wardmesh.crypto.sealing import HolderKey
@@ -221,7 +221,7 @@ async def _deliver(them: People) -> None:
 
 async def _audit(home: Mesh, pouch: Pouch) -> None:
     noted = pouch.control("the details of an audit event", "published", "rows", "PostgreSQL's files", "export")
-    event = NewAuditEvent(category=Category.MODEL_USAGE, action="model.call", details={"note": noted})
+    event = ToolCall(tool="search", more={"note": noted}).audit_event()
     (event_id,) = (await home.audit.emit_batch(events=(event,))).ids
     await home.audit.query()
     await home.audit.tail_page(wait_seconds=0)

@@ -25,7 +25,8 @@ from wardmesh_audit.domain import Candidate, Stored, decode_envelope, decode_lea
 from wardmesh_audit.ports import Located, Publication, Sealed, SignedMeanwhile
 from wardmesh_audit.proofs import FullTile, Head, SignedHead, grow, partial_tiles
 
-NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+NOW = datetime.now(UTC).replace(microsecond=0)
+"""The present: what is sent to a real broker with another time is dead."""
 
 
 class Failing:

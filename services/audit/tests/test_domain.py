@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from fake_log import NOW, candidates, envelope, event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wardmesh.contracts.audit import AuditEvent, Filter, NewAuditEvent
+from wardmesh.contracts.audit import (
+    MAX_AHEAD,
+    MAX_LATENESS,
+    SEALING_MARGIN,
+    AuditEvent,
+    Filter,
+    NewAuditEvent,
+    is_too_deep,
+)
 from wardmesh.contracts.operation import Category
 from wardmesh.crypto.merkle import leaf_hash
+from wardmesh.errors import InvalidRequest
 from wardmesh.ids import AgentId, EventId, OrgId, RequestId, UserId, WorkspaceId
 from wardmesh.subjects import AuditSubject
 from wardmesh_audit import domain
@@ -31,7 +40,7 @@ events = st.builds(
     event,
     targets=st.lists(st.text(min_size=1, max_size=40), max_size=4).map(tuple),
     reason=st.none() | st.text(min_size=1, max_size=40),
-    details=st.dictionaries(st.text(), json_values, max_size=4),
+    details=st.dictionaries(st.text(), json_values, max_size=4).filter(lambda details: not is_too_deep(details)),
     category=st.sampled_from(Category),
 )
 
@@ -50,9 +59,10 @@ def test_a_leaf_says_what_happened_in_one_spelling(happened: AuditEvent) -> None
 
 
 def test_the_spelling_does_not_change() -> None:
-    happened = event(id="evt_01h455vb4pex5vsknk084sn02q", actor="agt_01h455vb4pex5vsknk084sn02q")
+    at = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+    happened = event(id="evt_01h455vb4pex5vsknk084sn02q", actor="agt_01h455vb4pex5vsknk084sn02q", occurred_at=at)
     scope = WorkspaceId.parse("ws_01h455vb4pex5vsknk084sn02q")
-    assert domain.encode_leaf(scope, "secrets", NOW, happened).decode() == (
+    assert domain.encode_leaf(scope, "secrets", at, happened).decode() == (
         '{"event":{"action":"secret.get","actor":"agt_01h455vb4pex5vsknk084sn02q","category":"secret_access",'
         '"id":"evt_01h455vb4pex5vsknk084sn02q","occurred_at":"2026-11-22T12:00:00Z","outcome":"success",'
         '"targets":["openai/api-key"]},"received_at":"2026-11-22T12:00:00.000000+00:00",'
@@ -85,6 +95,14 @@ def spoilt(**changes: object) -> bytes:
     return json.dumps(document).encode()
 
 
+def nested(levels: int) -> dict[str, object]:
+    """Return details with that many containers in each other."""
+    inner: object = 1
+    for level in range(levels):
+        inner = [inner] if level % 2 else {"x": inner}
+    return {"x": inner}
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -92,11 +110,15 @@ def spoilt(**changes: object) -> bytes:
         (b"{", "malformed_envelope"),
         (b"\xff\xfe", "malformed_envelope"),
         (b"[" * 100_000, "malformed_envelope"),
-        (b'{"version":2,"events":[]}', "malformed_envelope"),
+        (b'{"version":2,"events":[]}', "unknown_version"),
         (b'{"version":1,"events":[]}', "malformed_envelope"),
         (spoilt(actor="*"), "malformed_envelope"),
         (spoilt(scope=str(WorkspaceId.new())), "malformed_envelope"),
-        (spoilt(category="gossip"), "malformed_envelope"),
+        (spoilt(category="gossip"), "unknown_category"),
+        (spoilt(category="gossip", actor="*"), "malformed_envelope"),
+        (spoilt(occurred_at="9999-12-31T23:59:59Z"), "clock_far_off"),
+        (spoilt(occurred_at="0001-01-01T00:00:00Z"), "clock_far_off"),
+        (spoilt(details=nested(9)), "details_too_deep"),
         (spoilt(details={"x": "\ud800"}), "malformed_envelope"),
         (spoilt(details={"x": float("nan")}), "unspeakable_event"),
         (spoilt(details={"x": float("inf")}), "unspeakable_event"),
@@ -108,6 +130,27 @@ def test_what_cannot_be_sealed_is_refused_whole(data: bytes, reason: str) -> Non
         decode_envelope(SUBJECT, data, NOW)
     assert caught.value.reason == reason
     assert domain.log_of(caught.value) == SCOPE
+
+
+@pytest.mark.parametrize(
+    "late",
+    [timedelta(0), -MAX_AHEAD - SEALING_MARGIN, MAX_LATENESS + SEALING_MARGIN],
+)
+def test_what_the_door_let_in_is_not_dead_for_a_clock_that_differs(late: timedelta) -> None:
+    happened = event(occurred_at=NOW - late)
+    assert decode_envelope(SUBJECT, envelope(happened), NOW).candidates
+    assert is_too_deep(nested(8)) is False
+
+
+def test_the_door_says_which_event_has_a_clock_far_off() -> None:
+    fine = NewAuditEvent(category=Category.TOOL_CALL, action="tool.call")
+    domain.check_times([fine.model_copy(update={"occurred_at": NOW + off}) for off in (MAX_AHEAD, -MAX_LATENESS)], NOW)
+    odd = fine.model_copy(update={"occurred_at": NOW + 2 * MAX_AHEAD})
+    with pytest.raises(InvalidRequest) as caught:
+        domain.check_times((fine, odd), NOW)
+    (violation,) = caught.value.violations
+    assert violation.pointer == "/events/1/occurred_at"
+    assert "future" in violation.message
 
 
 @given(data=st.binary(max_size=200) | st.text().map(str.encode))
@@ -145,7 +188,7 @@ def test_what_an_emitter_may_send_always_fits_a_leaf() -> None:
     worst = NewAuditEvent(
         category=Category.TOOL_CALL,
         action="a" * 60 + "." + "b" * 60,
-        targets=("\x00" * 256,) * 16,
+        targets=("\x02" * 256,) * 16,
         reason="\x01" * 256,
         details={"x": "\x02" * 1360},
     )

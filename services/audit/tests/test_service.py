@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import timedelta
 
 import pytest
 from fake_log import NOW, FakeEmitter, FakeLog, FakeWakeups, Person, candidates, event
@@ -30,7 +30,7 @@ async def seal(log: FakeLog, person: Person, count: int, **changes: object) -> N
 
 async def test_emit_says_who_and_where_by_itself(service: AuditService, emitter: FakeEmitter, operator: Person) -> None:
     call = operator.ask(contracts.EMIT)
-    chosen, when = EventId.new(), datetime(2026, 1, 1, tzinfo=UTC)
+    chosen, when = EventId.new(), NOW - timedelta(days=29)
     new = NewAuditEvent(category=Category.TOOL_CALL, action="tool.call")
     answer = await service.emit(call, Emit(events=(new, new.model_copy(update={"id": chosen, "occurred_at": when}))))
     assert [scope for scope, _ in emitter.emitted] == [operator.scope] * 2

@@ -11,6 +11,7 @@ from joserfc import jws
 from joserfc.jwk import OKPKey
 
 from wardmesh.contracts import auth as contracts
+from wardmesh.contracts.audit import Authentication, Outcome, typed
 from wardmesh.contracts.operation import Level
 from wardmesh.crypto.encoding import base64url_decode, base64url_encode
 from wardmesh.errors import CredentialRefused, Overloaded, RateLimited, TokenExpired, TokenInvalid, TokenRevoked
@@ -74,6 +75,18 @@ async def test_attempts_are_recorded_as_nobodys_and_only_where_there_is_an_organ
         with pytest.raises(WrongPassword):
             await auth.sessions.log_in(call, request)
         assert (call.audit_scope, call.audit_actor) == (expected, UserId.nil())
+
+
+async def test_the_log_knows_more_of_a_failed_login_than_who_failed_is_told(auth) -> None:
+    made = await auth.sign_up()
+    for email, failure in [("ada@example.com", "wrong_password"), ("nobody@example.com", "unknown_address")]:
+        call = auth.call(contracts.LOG_IN)
+        request = contracts.LogIn(organization=made.organization, email=email, password="wrong")
+        with pytest.raises(WrongPassword):
+            await auth.sessions.log_in(call, request)
+        entry = typed(call.audit_event(Outcome.REFUSED, "credential_refused"))
+        assert isinstance(entry, Authentication)
+        assert (entry.method, entry.failure) == ("password", failure)
 
 
 async def test_passwords_are_tried_so_often_and_then_no_more(auth) -> None:

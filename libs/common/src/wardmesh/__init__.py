@@ -16,37 +16,73 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from wardmesh.client.bridge import ReceivedMessage
     from wardmesh.client.mesh import Mesh, connect
-    from wardmesh.client.usage import ModelUsage
     from wardmesh.client.webhooks import ReceivedEvent
-    from wardmesh.contracts.audit import NewAuditEvent, Outcome
+    from wardmesh.contracts.audit import (
+        ActionExecution,
+        Administration,
+        Authentication,
+        Authorization,
+        BridgeExchange,
+        ConfigurationChange,
+        DataSync,
+        ModelUsage,
+        NewAuditEvent,
+        Outcome,
+        PrivilegedAccess,
+        SecretAccess,
+        ToolCall,
+        WebhookReceipt,
+    )
     from wardmesh.contracts.operation import Category
     from wardmesh.crypto.sealing import HolderKey
     from wardmesh.errors import WardmeshError
 
 __all__ = [
+    "ActionExecution",
+    "Administration",
+    "Authentication",
+    "Authorization",
+    "BridgeExchange",
     "Category",
+    "ConfigurationChange",
+    "DataSync",
     "HolderKey",
     "Mesh",
     "ModelUsage",
     "NewAuditEvent",
     "Outcome",
+    "PrivilegedAccess",
     "ReceivedEvent",
     "ReceivedMessage",
+    "SecretAccess",
+    "ToolCall",
     "WardmeshError",
+    "WebhookReceipt",
     "connect",
 ]
 
 # Imported when first used: a service that needs `wardmesh.ids` does not load the client with it.
 _HOMES: Final = {
+    "ActionExecution": "wardmesh.contracts.audit",
+    "Administration": "wardmesh.contracts.audit",
+    "Authentication": "wardmesh.contracts.audit",
+    "Authorization": "wardmesh.contracts.audit",
+    "BridgeExchange": "wardmesh.contracts.audit",
     "Category": "wardmesh.contracts.operation",
+    "ConfigurationChange": "wardmesh.contracts.audit",
+    "DataSync": "wardmesh.contracts.audit",
     "HolderKey": "wardmesh.crypto.sealing",
     "Mesh": "wardmesh.client.mesh",
-    "ModelUsage": "wardmesh.client.usage",
+    "ModelUsage": "wardmesh.contracts.audit",
     "NewAuditEvent": "wardmesh.contracts.audit",
     "Outcome": "wardmesh.contracts.audit",
+    "PrivilegedAccess": "wardmesh.contracts.audit",
     "ReceivedEvent": "wardmesh.client.webhooks",
     "ReceivedMessage": "wardmesh.client.bridge",
+    "SecretAccess": "wardmesh.contracts.audit",
+    "ToolCall": "wardmesh.contracts.audit",
     "WardmeshError": "wardmesh.errors",
+    "WebhookReceipt": "wardmesh.contracts.audit",
     "connect": "wardmesh.client.mesh",
 }
 

@@ -25,11 +25,22 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from wardmesh.contracts.audit import AuditEnvelope, AuditEvent, Entry, Filter, NewAuditEvent, Outcome
+from wardmesh.contracts.audit import (
+    SEALING_MARGIN,
+    AuditEnvelope,
+    AuditEvent,
+    Entry,
+    Filter,
+    NewAuditEvent,
+    Outcome,
+    is_too_deep,
+    time_problem,
+)
 from wardmesh.contracts.fields import Time, Token
 from wardmesh.contracts.operation import Category, Message
 from wardmesh.crypto.merkle import leaf_hash
 from wardmesh.crypto.tiles import MAX_ENTRY_BYTES
+from wardmesh.errors import MAX_VIOLATIONS, InvalidRequest, Violation
 from wardmesh.ids import EventId, OrgId, Principal, RequestId, Scope, ScopeField, ServiceId
 from wardmesh.subjects import AuditSubject, InvalidSubjectError
 from wardmesh_audit.errors import LogDamaged, MalformedEnvelope
@@ -85,14 +96,28 @@ def decode_envelope(subject: str, data: bytes, received_at: datetime) -> Envelop
     try:
         envelope = AuditEnvelope.model_validate_json(data)
     except ValidationError as error:
-        raise MalformedEnvelope("malformed_envelope", parsed.scope) from error
+        raise MalformedEnvelope(_what_is_wrong(error), parsed.scope) from error
     events: dict[EventId, AuditEvent] = {}
     for event in envelope.events:
         events.setdefault(event.id, event)
     return Envelope(parsed.scope, tuple(_candidate(parsed, event, received_at) for event in events.values()))
 
 
+def _what_is_wrong(error: ValidationError) -> str:
+    """Return a word for why an envelope cannot be read: one of another version or category may be a newer mesh's."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    # pydantic counts the events that are left: none, where the only one is wrong.
+    fields = {item["loc"][-1] for item in found if item["loc"] and item["type"] != "too_short"}
+    if "version" in fields:
+        return "unknown_version"
+    return "unknown_category" if fields == {"category"} else "malformed_envelope"
+
+
 def _candidate(subject: AuditSubject, event: AuditEvent, received_at: datetime) -> Candidate:
+    if event.details and is_too_deep(event.details):
+        raise MalformedEnvelope("details_too_deep", subject.scope)
+    if time_problem(event.occurred_at, received_at, margin=SEALING_MARGIN) is not None:
+        raise MalformedEnvelope("clock_far_off", subject.scope)
     try:
         leaf = encode_leaf(subject.scope, subject.source, received_at, event)
     except (ValueError, RecursionError) as error:  # a number that JSON has no spelling for, a lone surrogate
@@ -144,6 +169,17 @@ def matches(query: Filter, entry: Entry) -> bool:
 def searchable(text: str) -> str:
     """Return `text` as a column can hold it: PostgreSQL's text has no NUL. The leaf has it all the same."""
     return text.replace("\x00", "\ufffd")
+
+
+def check_times(events: Iterable[NewAuditEvent], now: datetime) -> None:
+    """Raise `InvalidRequest` if an event says that it happened when it can't have: a clock is far off."""
+    found = [
+        Violation(pointer=f"/events/{place}/occurred_at", message=problem)
+        for place, event in enumerate(events)
+        if event.occurred_at is not None and (problem := time_problem(event.occurred_at, now)) is not None
+    ]
+    if found:
+        raise InvalidRequest(violations=tuple(found[:MAX_VIOLATIONS]))
 
 
 def complete(

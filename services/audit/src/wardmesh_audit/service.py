@@ -44,6 +44,7 @@ class AuditService:
         """Take events; return their ids when every one is durable."""
         caller = call.caller
         now = self._clock()
+        domain.check_times(request.events, now)
         events = [
             domain.complete(
                 new,

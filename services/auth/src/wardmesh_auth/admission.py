@@ -139,7 +139,10 @@ class Admission:
             targets=seen.targets,
             reason=decision.reason if isinstance(decision, Refusal) else None,
             source_address=request.client_host[:MAX_SHOWN_CHARACTERS] or None,
-            details={"connection": request.connection_id},
+            details={
+                "connection": request.connection_id,
+                "method": "api_key" if request.password.startswith(PREFIX) else "access_token",
+            },
         )
         await self._audit.enqueue(seen.scope, event)
 

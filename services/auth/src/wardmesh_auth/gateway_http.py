@@ -168,6 +168,8 @@ class Door:
 
     async def _record(self, request: Request, request_id: RequestId, error: WardmeshError) -> None:
         refused = error.status < 500
+        # What was asked for, if there is such a thing: the rest of a path is somebody's words.
+        operation = f"{request.path_params.get('service')}.{request.path_params.get('operation')}"
         event = AuditEvent(
             id=EventId.new(),
             occurred_at=datetime.now(UTC),
@@ -179,6 +181,7 @@ class Door:
             request_id=request_id,
             source_address=_address(request),
             user_agent=request.headers.get("user-agent", "")[:MAX_USER_AGENT_CHARACTERS] or None,
+            details={"operation": operation} if operation in ALL else {},
         )
         try:
             await self._audit.enqueue(OrgId.nil(), event)

@@ -118,13 +118,14 @@ class SessionService:
     async def log_in(self, call: Call, request: LogIn) -> Session:
         """Exchange a password for a session."""
         organization = request.organization
+        call.note(method="password")
         self._attempts.take(f"{organization} {request.email}", self._monotonic())
         async with self._store.transaction(_guest(organization, CHECK_PASSWORD), read_only=True) as rows:
             is_known = await rows.has_organization()
             stored = await rows.password_of(request.email)
         if is_known:
             call.identify(organization=organization, scope=organization, principal=UserId.nil())
-        user = await self._check_password(stored, request.password)
+        user = await self._check_password(call, stored, request.password)
         scope = request.scope or organization
         call.identify(organization=organization, scope=organization, principal=user, permissions=OPEN_SESSION)
         now = self._clock()
@@ -148,6 +149,7 @@ class SessionService:
 
     async def refresh(self, call: Call, request: Refresh) -> Session:
         """Exchange a refresh token for the next pair; one that was spent before ends its session."""
+        call.note(method="refresh_token")
         try:
             token = RefreshToken.parse(request.refresh_token)
         except MalformedEncoding:
@@ -177,12 +179,15 @@ class SessionService:
 
     async def exchange_key(self, call: Call, request: ExchangeKey) -> AccessToken:
         """Exchange an API key for an access token."""
+        call.note(method="api_key")
         verdict = await self.check_key(request.api_key, request.scope)
         key = verdict.key
         call.identify(organization=verdict.organization, scope=key.scope, principal=key.principal)
         call.note(targets=(key.id,), scope=verdict.scope)
         if verdict.rights is None:
-            raise NotAMember if is_live(key, self._clock()) else KeyRefused
+            is_key_live = is_live(key, self._clock())
+            call.note(failure="not_a_member" if is_key_live else "expired_or_revoked")
+            raise NotAMember if is_key_live else KeyRefused
         subject = Subject(
             principal=key.principal,
             organization=verdict.organization,
@@ -220,9 +225,12 @@ class SessionService:
         refusal = "the key does not reach that scope" if rights is None else None
         return KeyVerdict(key.organization, asked, stored, rights, refusal)
 
-    async def _check_password(self, stored: StoredPassword | None, password: str) -> UserId:
+    async def _check_password(self, call: Call, stored: StoredPassword | None, password: str) -> UserId:
         matches = await self._passwords.check(None if stored is None else stored.hash, password)
         if stored is None or not matches or stored.revoked:
+            # The log of the organization may know what the caller may not.
+            failure = "unknown_address" if stored is None else "revoked" if matches else "wrong_password"
+            call.note(failure=failure)
             raise WrongPassword
         return stored.user
 
@@ -241,6 +249,7 @@ class SessionService:
             call.note(reused=True)
             raise RefreshReused
         if judged is Refreshing.ENDED:
+            call.note(failure="ended")
             raise RefreshRefused
         scope = request.scope or session.scope
         call.note(scope=scope)

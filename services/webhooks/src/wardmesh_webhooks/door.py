@@ -114,21 +114,22 @@ class Door:
             content_type=received.content_type,
             trace_parent=telemetry.trace_parent(),
         )
-        details: dict[str, Json] = {"event": event.id, "type": event.type, "scheme": source.scheme.value}
-        audit = self._audit_event(source, Outcome.SUCCESS, None, origin, details)
+        details: dict[str, Json] = {"event": event.id, "trigger": event.type, "provider": source.scheme.value}
+        audit = self._audit_event(source, Outcome.SUCCESS, None, origin, details | {"processed": True})
         acceptance = await self._store.accept(source, received, event, audit)
         if acceptance is Acceptance.SOURCE_GONE:
             raise SourceUnknown
         if acceptance is Acceptance.DUPLICATE:
             # Nothing changes; that it came again is worth a line, and bounded like what strangers cause.
-            await self._record(source, Outcome.SUCCESS, "duplicate", origin, details)
+            await self._record(source, Outcome.SUCCESS, "duplicate", origin, details | {"processed": False})
         return Answer(event.id, duplicate=acceptance is Acceptance.DUPLICATE)
 
     async def refused(self, source: StoredSource | None, error: WardmeshError, origin: Origin) -> None:
         """Record what was refused or failed. Never raises: the sender is answered in any case."""
         outcome = Outcome.REFUSED if isinstance(error, RequestError) else Outcome.FAILED
         reason = error.reason.value if isinstance(error, Unverified) else error.code
-        await self._record(source, outcome, reason, origin, {})
+        details: dict[str, Json] = {} if source is None else {"provider": source.scheme.value, "processed": False}
+        await self._record(source, outcome, reason, origin, details)
 
     async def _record(
         self,

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol, runtime_checkable
 
 from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 
 from wardmesh.client.batching import Batcher, BatchLimits
 from wardmesh.client.caller import Caller, invalid_request
@@ -20,10 +21,11 @@ from wardmesh.client.methods import Surface, Timed, method
 from wardmesh.client.retry import delay
 from wardmesh.contracts import audit
 from wardmesh.contracts.operation import Category
-from wardmesh.errors import UnavailableError
+from wardmesh.errors import InvalidRequest, UnavailableError, Violation
 from wardmesh.ids import EventId, Principal, RequestId
 
 WAIT_SECONDS: Final = 20.0
+_HEAD: Final = b'{"version":%d,"events":[' % audit.SCHEMA_VERSION
 POLL_DEADLINE: Final = timedelta(seconds=WAIT_SECONDS + 5)
 
 
@@ -41,7 +43,7 @@ def emitter(caller: Caller) -> Emitter:
     """Return the batcher that all views of a mesh emit through."""
 
     async def send(bodies: Sequence[bytes]) -> Sequence[EventId]:
-        body = b'{"events":[' + b",".join(bodies) + b"]}"
+        body = _HEAD + b",".join(bodies) + b"]}"
         # Every event has an id, and the log drops what is already in.
         return (await caller.call(audit.EMIT, body, repeatable=True)).response.ids
 
@@ -66,14 +68,7 @@ class Audit(Surface):
 
     async def emit(self, event: audit.NewAuditEvent | Auditable) -> EventId:
         """Write an event and return its id, once it is durable. Concurrent callers share an envelope."""
-        try:
-            new = event if isinstance(event, audit.NewAuditEvent) else event.audit_event()
-        except ValidationError as error:
-            raise invalid_request(error) from None
-        stamped = new.model_copy(
-            update={"id": new.id or EventId.new(), "occurred_at": new.occurred_at or datetime.now(UTC)}
-        )
-        return await self._emitter.add(stamped.model_dump_json().encode(), deadline=self._timed.deadline)
+        return await self._emitter.add(_encoded(event, datetime.now(UTC)), deadline=self._timed.deadline)
 
     async def tail(
         self,
@@ -124,3 +119,20 @@ class Audit(Surface):
             except UnavailableError:
                 await asyncio.sleep(delay(failures, random.random()))  # noqa: S311 - jitter
                 failures += 1
+
+
+def _encoded(event: audit.NewAuditEvent | Auditable, now: datetime) -> bytes:
+    """Return the event as it is sent, with an id and a time; raise `InvalidRequest` for one that would be refused."""
+    try:
+        new = event if isinstance(event, audit.NewAuditEvent) else event.audit_event()
+        # Again: whoever made it with `model_copy` or `model_construct` was not held to anything.
+        new = audit.check_own_fields(audit.NewAuditEvent.model_validate(new.model_dump()))
+        occurred_at = new.occurred_at or now
+        if (problem := audit.time_problem(occurred_at, now)) is not None:
+            raise InvalidRequest(violations=(Violation(pointer="/occurred_at", message=problem),))
+        stamped = new.model_copy(update={"id": new.id or EventId.new(), "occurred_at": occurred_at})
+        return stamped.model_dump_json().encode()
+    except ValidationError as error:
+        raise invalid_request(error) from None
+    except PydanticCustomError as error:
+        raise InvalidRequest(violations=(Violation(pointer="/details", message=error.message()),)) from None

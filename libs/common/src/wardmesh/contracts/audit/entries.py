@@ -8,10 +8,19 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from wardmesh.contracts.audit.events import Action, AuditEvent, NewAuditEvent, Outcome, Target
+from wardmesh.contracts.audit.events import (
+    SCHEMA_VERSION,
+    Action,
+    AuditEvent,
+    NewAuditEvent,
+    Outcome,
+    SchemaVersion,
+    Target,
+)
 from wardmesh.contracts.audit.rules import READ, reading
+from wardmesh.contracts.audit.typed import check_own_fields
 from wardmesh.contracts.fields import Limit, Time, Token, WaitSeconds
 from wardmesh.contracts.operation import (
     ANY_SCOPE,
@@ -32,7 +41,13 @@ MAX_BODY_BYTES: Final = 512 * 1024
 
 
 class Emit(Message):
-    events: Annotated[tuple[NewAuditEvent, ...], Field(min_length=1, max_length=MAX_EMIT)]
+    """Events of one version of the schema (`wardmesh.contracts.audit.events`)."""
+
+    version: SchemaVersion = SCHEMA_VERSION
+    events: Annotated[
+        tuple[Annotated[NewAuditEvent, AfterValidator(check_own_fields)], ...],
+        Field(min_length=1, max_length=MAX_EMIT),
+    ]
 
 
 class Emitted(Message):
