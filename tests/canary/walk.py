@@ -225,6 +225,9 @@ async def _audit(home: Mesh, pouch: Pouch) -> None:
     (event_id,) = (await home.audit.emit_batch(events=(event,))).ids
     await home.audit.query()
     await home.audit.tail_page(wait_seconds=0)
+    await home.audit.save_position(name="canary", next_start=1)
+    await home.audit.list_positions()
+    await home.audit.delete_position(name="canary")
     checkpoint = await home.audit.checkpoint()
     await home.audit.leaves_page(start=0)
     await home.audit.prove(index=0, size=checkpoint.size)

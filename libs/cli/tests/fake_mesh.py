@@ -73,6 +73,8 @@ class World:
     connections: list[dict[str, Any]] = field(default_factory=list)
     failures: dict[str, WardmeshError] = field(default_factory=dict)
     """Raised by the call of that name: `secrets.get_bytes`."""
+    positions: dict[str, int] = field(default_factory=dict)
+    searched: list[audit.Filter] = field(default_factory=list)
     expiries: list[WardmeshError] = field(default_factory=list)
     """Each ends one tail."""
 
@@ -310,27 +312,56 @@ class FakeEvents:
         return _subscription(self._world, found, ReceivedEvent)
 
 
+class FakeTail:
+    """A tail that ends with what there is."""
+
+    def __init__(self, world: World, start: int, action: str | None, resume: str | None) -> None:
+        self._world = world
+        self._action = action
+        self._resume = resume
+        self.position = world.positions.get(resume or "", start)
+        self._handed = self.position - 1
+
+    async def __aenter__(self) -> FakeTail:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.position = self._handed + 1
+        if self._resume is not None:
+            self._world.positions[self._resume] = self.position
+
+    async def __aiter__(self) -> AsyncIterator[audit.Entry]:
+        for entry in self._world.entries[self.position :]:
+            self.position = self._handed = entry.index
+            if self._action in (None, entry.event.action):
+                yield entry
+            self.position = entry.index + 1
+        if self._world.expiries:
+            raise self._world.expiries.pop()
+
+
 class FakeAudit:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    async def tail_page(self, *, wait_seconds: float) -> audit.Entries:
-        return audit.Entries(entries=(), next_start=len(self._world.entries))
+    def tail(self, *, start: int | None, action: str | None, resume: str | None, **_: Any) -> FakeTail:
+        return FakeTail(self._world, len(self._world.entries) if start is None else start, action, resume)
 
-    async def tail(self, *, start: int, **wanted: Any) -> AsyncIterator[audit.Entry]:
-        for entry in self._world.entries[start:]:
-            if wanted["action"] in (None, entry.event.action):
-                yield entry
-        if self._world.expiries:
-            raise self._world.expiries.pop()
+    async def search(self, wanted: audit.Filter, *, limit: int) -> AsyncIterator[audit.Entry]:
+        self._world.searched.append(wanted)
+        matching = (entry for entry in reversed(self._world.entries) if wanted.outcome in (None, entry.event.outcome))
+        for _, entry in zip(range(limit), matching, strict=False):
+            yield entry
 
-    async def query(self, *, filter: audit.Filter, before: int | None, limit: int) -> audit.Entries:  # noqa: A002
-        found = [
-            entry
-            for entry in reversed(self._world.entries)
-            if (before is None or entry.index < before) and filter.outcome in (None, entry.event.outcome)
-        ]
-        return audit.Entries(entries=tuple(found[:limit]), next_start=len(self._world.entries))
+    async def list_positions(self) -> audit.Positions:
+        found = sorted(self._world.positions.items())
+        return audit.Positions(
+            positions=tuple(audit.Position(name=name, next_start=place, saved_at=NOW) for name, place in found)
+        )
+
+    async def delete_position(self, *, name: str) -> None:
+        del self._world.positions[name]
 
     async def checkpoint(self) -> audit.Checkpoint:
         note = sign_checkpoint(Checkpoint("wardmesh/test", len(self._leaves()), root_of(self._hashes())), LOG_KEY)

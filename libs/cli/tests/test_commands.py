@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -166,7 +167,24 @@ def test_the_log_is_followed_and_searched(wardmesh: Shell, world: World) -> None
     found = wardmesh("audit", "query", "--outcome", "refused", "--json").json["entries"]
     assert [entry["index"] for entry in found] == [1]
     assert wardmesh("audit", "query").out.splitlines()[1].startswith("1 ")
+    agent = AgentId.new()
+    searched = ("--agent", str(agent), "--text", "denied", "--trace", "a" * 32, "--since", "2026-11-22", "--limit", "1")
+    assert len(wardmesh("audit", "query", *searched, "--json").json["entries"]) == 1
+    wanted = world.searched[-1]
+    assert (wanted.agent, wanted.text, wanted.trace_id) == (agent, "denied", "a" * 32)
+    assert wanted.since == datetime(2026, 11, 22, tzinfo=UTC)
+    assert wardmesh("audit", "query", "--trace", "short").status == 2
     assert wardmesh("audit", "checkpoint").out.startswith("wardmesh/test\n")
+
+
+def test_a_tail_goes_on_where_the_last_one_of_its_name_stopped(wardmesh: Shell, world: World) -> None:
+    for _ in range(3):
+        world.log("secret.get")
+    first = wardmesh("audit", "tail", "--resume", "siem", "--start", "0", "--count", "2", "--json").out
+    rest = wardmesh("audit", "tail", "--resume", "siem", "--start", "0", "--json").out
+    assert [json.loads(line)["index"] for line in (first + rest).splitlines()] == [0, 1, 2]
+    assert wardmesh("audit", "positions", "--json").json["positions"][0]["next_start"] == 3
+    assert "siem" not in wardmesh("audit", "positions", "--forget", "siem").out
 
 
 def test_verify_says_no_to_what_is_no_export(wardmesh: Shell, world: World, tmp_path: Path) -> None:

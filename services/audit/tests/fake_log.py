@@ -11,7 +11,15 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from wardmesh.contracts.access import effective_permissions
-from wardmesh.contracts.audit import MAX_PAGE_BYTES, AuditEnvelope, AuditEvent, Filter, Outcome
+from wardmesh.contracts.audit import (
+    MAX_PAGE_BYTES,
+    MAX_POSITIONS,
+    AuditEnvelope,
+    AuditEvent,
+    Filter,
+    Outcome,
+    Position,
+)
 from wardmesh.contracts.operation import AnyContract, Category, Level
 from wardmesh.crypto.tiles import TILE_WIDTH, Tile
 from wardmesh.ids import AgentId, EventId, OrgId, RequestId, Scope, UserId, WorkspaceId
@@ -21,9 +29,11 @@ from wardmesh.server.tenant import TenantContext
 from wardmesh.server.tokens import Caller
 from wardmesh.subjects import AuditSubject
 from wardmesh_audit.behalf import scope_of
-from wardmesh_audit.domain import Candidate, Stored, decode_envelope, decode_leaf, matches
-from wardmesh_audit.ports import Located, Publication, Sealed, SignedMeanwhile
+from wardmesh_audit.domain import Candidate, Stored, decode_envelope, decode_leaf
+from wardmesh_audit.errors import TooManyPositions
+from wardmesh_audit.ports import Located, Publication, Scanned, Sealed, SignedMeanwhile
 from wardmesh_audit.proofs import FullTile, Head, SignedHead, grow, partial_tiles
+from wardmesh_audit.searching import matches
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 """The present: what is sent to a real broker with another time is dead."""
@@ -90,14 +100,6 @@ class FakeLog(Failing):
         self._fail()
         return self.rows[scope_of(tenant)].head
 
-    async def page(
-        self, tenant: TenantContext, query: Filter, *, start: int, end: int, limit: int, newest_first: bool
-    ) -> Sequence[Stored]:
-        rows = self.rows[scope_of(tenant)]
-        stored = [Stored(index, leaf) for index, leaf in sorted(rows.entries.items()) if start <= index < end]
-        found = [each for each in stored if matches(query, decode_leaf(each))]
-        return _within_bytes((found[::-1] if newest_first else found)[:limit])
-
     async def leaves(self, tenant: TenantContext, *, start: int, end: int) -> Sequence[Stored]:
         return self._leaves(self.rows[scope_of(tenant)], start, end)
 
@@ -136,6 +138,66 @@ class FakeLog(Failing):
                 parts = [full.root for full in below if full is not None]
             found[tile] = b"".join(parts)
         return found
+
+
+class FakeReading(Failing):
+    """The port `ReadingStore` on a log in memory."""
+
+    scan_entries = 10_000
+
+    def __init__(self, log: FakeLog) -> None:
+        self._log = log
+        self.saved: dict[tuple[Scope, str], dict[str, Position]] = defaultdict(dict)
+
+    async def scan(
+        self, tenant: TenantContext, query: Filter, *, start: int, end: int, limit: int, newest_first: bool
+    ) -> Scanned:
+        self._fail()
+        rows = self._log.rows[scope_of(tenant)]
+        looked_at = sorted((index for index in rows.entries if start <= index < end), reverse=newest_first)
+        cut = len(looked_at) > self.scan_entries
+        found, size = [], 0
+        for index in looked_at[: self.scan_entries]:
+            stored = Stored(index, rows.entries[index])
+            if not matches(query, decode_leaf(stored)):
+                continue
+            size += len(stored.leaf)
+            if (found and size > MAX_PAGE_BYTES) or len(found) == limit:
+                last = found[-1].index
+                return Scanned(found, last if newest_first else last + 1)
+            found.append(stored)
+        if not cut:
+            return Scanned(found, start if newest_first else end)
+        last = looked_at[self.scan_entries - 1]
+        return Scanned(found, last if newest_first else last + 1)
+
+    async def received(self, tenant: TenantContext, moment: datetime, *, end: int) -> int:
+        entries = self._log.rows[scope_of(tenant)].entries
+        times = (index for index, leaf in sorted(entries.items()) if _received(index, leaf) >= moment)
+        return min(next(times, end), end)
+
+    async def sealed_before(self, tenant: TenantContext, moment: datetime) -> int:
+        return await self.received(tenant, moment, end=self._log.rows[scope_of(tenant)].head.size)
+
+    async def positions(self, tenant: TenantContext) -> Sequence[Position]:
+        return [position for _, position in sorted(self._mine(tenant).items())]
+
+    async def save_position(self, tenant: TenantContext, name: str, next_start: int) -> Position:
+        mine = self._mine(tenant)
+        if name not in mine and len(mine) == MAX_POSITIONS:
+            raise TooManyPositions
+        mine[name] = Position(name=name, next_start=next_start, saved_at=NOW)
+        return mine[name]
+
+    async def delete_position(self, tenant: TenantContext, name: str) -> None:
+        self._mine(tenant).pop(name, None)
+
+    def _mine(self, tenant: TenantContext) -> dict[str, Position]:
+        return self.saved[scope_of(tenant), tenant.principal_id]
+
+
+def _received(index: int, leaf: bytes) -> datetime:
+    return decode_leaf(Stored(index, leaf)).received_at
 
 
 def _within_bytes(found: list[Stored]) -> list[Stored]:
@@ -258,8 +320,8 @@ def envelope(*events: AuditEvent) -> bytes:
     return AuditEnvelope(events=events).model_dump_json(exclude_defaults=True).encode()
 
 
-def candidates(scope: Scope, *events: AuditEvent) -> tuple[Candidate, ...]:
-    return decode_envelope(AuditSubject(scope, "secrets").format(), envelope(*events), NOW).candidates
+def candidates(scope: Scope, *events: AuditEvent, received_at: datetime = NOW) -> tuple[Candidate, ...]:
+    return decode_envelope(AuditSubject(scope, "secrets").format(), envelope(*events), received_at).candidates
 
 
 def delivered(scope: Scope, *events: AuditEvent, source: str = "secrets") -> Delivered:

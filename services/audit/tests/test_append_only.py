@@ -78,7 +78,7 @@ async def test_every_table_is_closed(superuser: asyncpg.Connection[asyncpg.Recor
         "select relname, relforcerowsecurity from pg_class "
         "where relnamespace = 'audit'::regnamespace and relkind in ('r', 'p')"
     )
-    assert {row["relname"] for row in rows} == {*TABLES, "outbox", "schema_migrations"}
+    assert {row["relname"] for row in rows} == {*TABLES, "positions", "outbox", "schema_migrations"}
     assert all(row["relforcerowsecurity"] for row in rows)
 
 

@@ -27,6 +27,7 @@ from wardmesh.subjects import AuditSubject
 from wardmesh_audit import domain
 from wardmesh_audit.domain import Stored, decode_envelope, decode_leaf
 from wardmesh_audit.errors import LogDamaged, MalformedEnvelope
+from wardmesh_audit.searching import matches
 
 SCOPE = WorkspaceId.parse("ws_01h455vb4pex5vsknk084sn02q")
 SUBJECT = AuditSubject(SCOPE, "secrets").format()
@@ -205,6 +206,6 @@ def test_details_are_limited_before_they_are_sent() -> None:
 
 def test_a_filter_is_an_and() -> None:
     entry = decode_leaf(Stored(0, candidates(SCOPE, event(targets=("a", "b")))[0].leaf))
-    assert domain.matches(Filter(), entry)
-    assert domain.matches(Filter(target="b", action="secret.get"), entry)
-    assert not domain.matches(Filter(target="b", action="secret.put"), entry)
+    assert matches(Filter(), entry)
+    assert matches(Filter(target="b", action="secret.get"), entry)
+    assert not matches(Filter(target="b", action="secret.put"), entry)

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import timedelta
 
 import pytest
-from fake_log import NOW, Person, candidates, event
+from fake_log import Person, candidates, event
 
-from wardmesh.contracts.audit import MAX_PAGE_BYTES, Filter, Outcome
-from wardmesh.contracts.operation import Category
+from wardmesh.contracts.audit import MAX_PAGE_BYTES
 from wardmesh.crypto.checkpoint import Checkpoint, sign_checkpoint
 from wardmesh.crypto.merkle import leaf_hash, root_of
 from wardmesh.crypto.note import Signer
 from wardmesh.crypto.tile_builder import TileBuilder
 from wardmesh.crypto.tiles import Tile, tiles_of
-from wardmesh.ids import OrgId, RequestId, UserId
+from wardmesh.ids import OrgId
 from wardmesh.server.tenant import TenantContext
 from wardmesh_audit.behalf import the_log
 from wardmesh_audit.domain import decode_leaf
 from wardmesh_audit.ports import Located, LogStore
 from wardmesh_audit.proofs import Head, SignedHead
-
-ALL = Filter()
 
 
 def tenant(person: Person) -> TenantContext:
@@ -122,63 +118,15 @@ async def test_a_reader_sees_its_own_scope_only(store: LogStore, person: Callabl
     for stranger in (rival, organization):
         assert await store.head(tenant(stranger)) == Head()
         assert await store.leaves(tenant(stranger), start=0, end=9) == []
-        assert await store.page(tenant(stranger), ALL, start=0, end=9, limit=9, newest_first=True) == []
         assert (await store.tiles(tenant(stranger), [Tile(0, 0, 1)]))[Tile(0, 0, 1)] == b""
 
 
-@pytest.mark.parametrize("newest_first", [True, False])
-async def test_pages(store: LogStore, operator: Person, newest_first: bool) -> None:
-    await store.seal(operator.scope, candidates(operator.scope, *[event() for _ in range(10)]))
-    found = await store.page(tenant(operator), ALL, start=2, end=8, limit=4, newest_first=newest_first)
-    assert [stored.index for stored in found] == ([7, 6, 5, 4] if newest_first else [2, 3, 4, 5])
-
-
-async def test_a_page_fits_a_message(store: LogStore, operator: Person) -> None:
+async def test_a_page_of_leaves_fits_a_message(store: LogStore, operator: Person) -> None:
     large = [event(details={"text": "x" * 60_000}) for _ in range(12)]
     await store.seal(operator.scope, candidates(operator.scope, *large))
-    for found in (
-        await store.page(tenant(operator), ALL, start=0, end=12, limit=12, newest_first=False),
-        await store.leaves(tenant(operator), start=0, end=12),
-    ):
-        assert 0 < sum(len(stored.leaf) for stored in found) <= MAX_PAGE_BYTES
-        assert [stored.index for stored in found] == list(range(len(found)))
-
-
-async def test_filters(store: LogStore, operator: Person) -> None:
-    actor, request = UserId.new(), RequestId.new()
-    wanted = event(
-        actor=actor,
-        request_id=request,
-        category=Category.BRIDGE,
-        action="bridge.send",
-        outcome=Outcome.REFUSED,
-        targets=("a", "b\x00c"),
-        occurred_at=NOW + timedelta(hours=1),
-    )
-    await store.seal(operator.scope, candidates(operator.scope, event(), wanted, event()))
-    only_it = [
-        Filter(actor=actor),
-        Filter(request_id=request),
-        Filter(category=Category.BRIDGE),
-        Filter(action="bridge.send"),
-        Filter(outcome=Outcome.REFUSED),
-        Filter(target="a"),
-        Filter(target="b\x00c"),
-        Filter(since=NOW + timedelta(minutes=1)),
-        Filter(until=NOW + timedelta(hours=2), since=NOW + timedelta(hours=1)),
-        Filter(actor=actor, category=Category.BRIDGE, target="a"),
-    ]
-    nothing = [
-        Filter(actor=UserId.new()),
-        Filter(actor=actor, category=Category.SECRET_ACCESS),
-        Filter(target="b"),
-        Filter(until=NOW),
-    ]
-    for query in only_it:
-        found = await store.page(tenant(operator), query, start=0, end=3, limit=9, newest_first=True)
-        assert [stored.index for stored in found] == [1], query
-    for query in nothing:
-        assert await store.page(tenant(operator), query, start=0, end=3, limit=9, newest_first=True) == [], query
+    found = await store.leaves(tenant(operator), start=0, end=12)
+    assert 0 < sum(len(stored.leaf) for stored in found) <= MAX_PAGE_BYTES
+    assert [stored.index for stored in found] == list(range(len(found)))
 
 
 async def test_what_was_signed_is_remembered_and_never_goes_back(store: LogStore, operator: Person) -> None:

@@ -47,7 +47,7 @@ async def reader(database: Database, operator: Person, signer: LogSigner) -> Rea
     store = PostgresStore(database)
     for step in (100, 400, 100):
         await store.seal(operator.scope, candidates(operator.scope, *[event() for _ in range(step)]))
-    service = AuditService(store, FakeEmitter(), FakeWakeups(), lambda: datetime.now(UTC))
+    service = AuditService(store, FakeEmitter(), lambda: datetime.now(UTC))
     return Reader(service, Prover(store, FakeWakeups(), signer, FakeMemory()), operator)
 
 

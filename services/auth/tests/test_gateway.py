@@ -171,14 +171,28 @@ async def test_the_log_is_followed_from_where_the_client_was(mesh: Mesh, http: h
     url = f"/v1/{WORKSPACE}/audit/tail?category=authentication"
     async with http.stream("GET", url, headers={"last-event-id": "6"}) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
-        found = await lines(response, 7)
+        found = await lines(response, 10)
     assert found[:2] == ["id: 7", "event: entry"]
     assert json.loads(found[2].removeprefix("data: "))["index"] == 7
-    assert found[6] == ": nothing new"
+    # Every round says how far it has looked; what has no data is no event of a client's.
+    assert found[6:] == ["id: 8", ": so far", "id: 8", ": so far"]
     starts = [(body["start"], body["wait_seconds"]) for _, body, _ in mesh.gateway.asked]
     assert starts[:2] == [(7, 0), (9, 20)], "the answer begins at once; after that there is time"
     assert all(body["filter"] == {"category": "authentication"} for _, body, _ in mesh.gateway.asked)
     assert len({headers["Request-Id"] for _, _, headers in mesh.gateway.asked}) == len(mesh.gateway.asked)
+
+
+@pytest.mark.parametrize(("last", "start"), [("6", 7), ("-1", 0), ("", None), ("-2", None), ("x", None)])
+async def test_who_connects_again_goes_on_where_it_was_told(
+    mesh: Mesh, http: httpx2.AsyncClient, last: str, start: int | None
+) -> None:
+    mesh.gateway.answers = [{"entries": [], "next_start": 0}, {"entries": [], "next_start": 0}]
+    url = f"/v1/{WORKSPACE}/audit/tail?start_time=2026-11-22T12:00:00Z"
+    async with http.stream("GET", url, headers={"last-event-id": last}) as response:
+        assert await lines(response, 3) == ["id: -1", ": so far", "id: -1"]
+    asked = [(body.get("start"), body.get("start_time")) for _, body, _ in mesh.gateway.asked[:2]]
+    # A time is where the first round begins, unless the client has been here before; after that, an index says it.
+    assert asked == [(start, "2026-11-22T12:00:00Z" if start is None else None), (0, None)]
 
 
 async def test_what_is_refused_at_once_has_its_own_status(mesh: Mesh, http: httpx2.AsyncClient) -> None:
@@ -191,8 +205,8 @@ async def test_a_stream_ends_with_its_token_and_says_so(mesh: Mesh, http: httpx2
     mesh.gateway.answers = [{"entries": [], "next_start": 0}, TokenExpired()]
     async with http.stream("GET", f"/v1/{WORKSPACE}/audit/tail") as response:
         found = [line async for line in response.aiter_lines() if line]
-    assert found[1] == "event: problem"
-    assert json.loads(found[2].removeprefix("data: "))["code"] == "token_expired"
+    assert found[2] == "event: problem"
+    assert json.loads(found[3].removeprefix("data: "))["code"] == "token_expired"
 
 
 async def test_events_are_acknowledged_when_the_next_are_asked_for(mesh: Mesh, http: httpx2.AsyncClient) -> None:
@@ -208,7 +222,7 @@ async def test_streams_end_when_the_process_stops(mesh: Mesh, http: httpx2.Async
     mesh.gateway.answers = [{"entries": [], "next_start": 0}]
     async with http.stream("GET", f"/v1/{WORKSPACE}/audit/tail") as response:
         asyncio.get_running_loop().call_later(0.1, mesh.streams.close)
-        assert [line async for line in response.aiter_lines() if line] == [": nothing new"]
+        assert [line async for line in response.aiter_lines() if line] == ["id: -1", ": so far"]
 
 
 # --- the page

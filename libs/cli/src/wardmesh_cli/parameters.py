@@ -14,7 +14,7 @@ from wardmesh.ids import AgreementId, EventId, KeyId, OrgId, Principal, RequestI
 T = TypeVar("T")
 
 
-def _reading(parse: Callable[[object], T]) -> Callable[[str], T]:
+def reading(parse: Callable[[object], T]) -> Callable[[str], T]:
     """Return `parse` as typer wants it: what is wrong is a usage error that says what was expected."""
 
     def read(text: str) -> T:
@@ -26,36 +26,36 @@ def _reading(parse: Callable[[object], T]) -> Callable[[str], T]:
     return read
 
 
-WORKSPACE = _reading(WorkspaceId.parse)
+WORKSPACE = reading(WorkspaceId.parse)
 
 OtherWorkspace: TypeAlias = Annotated[
     WorkspaceId, typer.Argument(parser=WORKSPACE, metavar="WORKSPACE", help="The other workspace, ws_…")
 ]
 OrganizationOption: TypeAlias = Annotated[
-    OrgId | None, typer.Option("--organization", parser=_reading(OrgId.parse), metavar="ORG", help="org_…")
+    OrgId | None, typer.Option("--organization", parser=reading(OrgId.parse), metavar="ORG", help="org_…")
 ]
 AgreementArgument: TypeAlias = Annotated[
-    AgreementId, typer.Argument(parser=_reading(AgreementId.parse), metavar="AGREEMENT", help="agr_…")
+    AgreementId, typer.Argument(parser=reading(AgreementId.parse), metavar="AGREEMENT", help="agr_…")
 ]
 EventArgument: TypeAlias = Annotated[
-    EventId, typer.Argument(parser=_reading(EventId.parse), metavar="EVENT", help="evt_…")
+    EventId, typer.Argument(parser=reading(EventId.parse), metavar="EVENT", help="evt_…")
 ]
-KeyArgument: TypeAlias = Annotated[KeyId, typer.Argument(parser=_reading(KeyId.parse), metavar="KEY", help="key_…")]
+KeyArgument: TypeAlias = Annotated[KeyId, typer.Argument(parser=reading(KeyId.parse), metavar="KEY", help="key_…")]
 PrincipalArgument: TypeAlias = Annotated[
     Principal,
-    typer.Argument(parser=_reading(parse_principal), metavar="PRINCIPAL", help="usr_…, agt_… or svc_…"),
+    typer.Argument(parser=reading(parse_principal), metavar="PRINCIPAL", help="usr_…, agt_… or svc_…"),
 ]
 PrincipalOption: TypeAlias = Annotated[
     Principal | None,
-    typer.Option("--principal", parser=_reading(parse_principal), metavar="PRINCIPAL", help="usr_…, agt_… or svc_…"),
+    typer.Option("--principal", parser=reading(parse_principal), metavar="PRINCIPAL", help="usr_…, agt_… or svc_…"),
 ]
 ActorOption: TypeAlias = Annotated[
     Principal | None,
-    typer.Option("--actor", parser=_reading(parse_principal), metavar="PRINCIPAL", help="Only what this one did."),
+    typer.Option("--actor", parser=reading(parse_principal), metavar="PRINCIPAL", help="Only what this one did."),
 ]
 RequestOption: TypeAlias = Annotated[
     RequestId | None,
-    typer.Option("--request", parser=_reading(RequestId.parse), metavar="REQUEST", help="Only of this call, req_…"),
+    typer.Option("--request", parser=reading(RequestId.parse), metavar="REQUEST", help="Only of this call, req_…"),
 ]
 CategoryOption: TypeAlias = Annotated[Category | None, typer.Option("--category", help="Only of this category.")]
 LevelOption: TypeAlias = Annotated[

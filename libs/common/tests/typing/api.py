@@ -32,7 +32,9 @@ async def calls(mesh: wardmesh.Mesh, workspace: WorkspaceId, user: UserId) -> No
     assert_type(await mesh.audit.checkpoint(), audit.Checkpoint)
     usage = wardmesh.ModelUsage(model="m", input_tokens=1, output_tokens=1, cost_usd="0", source="chat")
     assert_type(await mesh.audit.emit(usage), EventId)
-    assert_type(mesh.audit.tail(), AsyncIterator[audit.Entry])
+    async for entry in mesh.audit.tail(resume="siem"):
+        assert_type(entry, audit.Entry)
+    assert_type(mesh.audit.search(limit=5), AsyncIterator[audit.Entry])
     assert_type(mesh.audit.leaves(), AsyncIterator[bytes])
     assert_type(mesh.within(timedelta(seconds=1)), wardmesh.Mesh)
     assert_type(await mesh.call(auth.WHO_AM_I, Empty()), auth.Identity)

@@ -11,11 +11,13 @@ from wardmesh.server.runtime import Runtime
 from wardmesh.server.settings import read_seed
 from wardmesh_audit import handlers
 from wardmesh_audit.proving import Prover
+from wardmesh_audit.reading import ReadingService
 from wardmesh_audit.sealer import Sealer
 from wardmesh_audit.service import AuditService
 from wardmesh_audit.settings import Settings
 from wardmesh_audit.signing import BucketMemory, LogSigner
 from wardmesh_audit.store import PostgresStore
+from wardmesh_audit.store_reading import PostgresReading
 from wardmesh_audit.subscriber import sealing_broker
 from wardmesh_audit.wakeups import NatsWakeups
 
@@ -31,10 +33,11 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     memory = await BucketMemory.open(messaging.jetstream)
     store = PostgresStore(runtime.database)
     wakeups = NatsWakeups(messaging.nats)
-    service = AuditService(store, runtime.audit, wakeups, _now)
+    service = AuditService(store, runtime.audit, _now)
+    reading = ReadingService(store, PostgresReading(runtime.database), wakeups)
     prover = Prover(store, wakeups, signer, memory)
-    handlers.bind(runtime.operations, service, prover)
-    runtime.on_stop(service.end_tails)
+    handlers.bind(runtime.operations, service, reading, prover)
+    runtime.on_stop(reading.end_tails)
     runtime.on_stop(prover.end_waits)
 
     async def closed() -> None:

@@ -30,7 +30,6 @@ from wardmesh.contracts.audit import (
     AuditEnvelope,
     AuditEvent,
     Entry,
-    Filter,
     NewAuditEvent,
     Outcome,
     is_too_deep,
@@ -148,21 +147,6 @@ def decode_leaf(stored: Stored) -> Entry:
         raise LogDamaged(f"Entry {stored.index} of the log cannot be read.") from error
     return Entry(
         index=stored.index, scope=leaf.scope, source=leaf.source, event=leaf.event, received_at=leaf.received_at
-    )
-
-
-def matches(query: Filter, entry: Entry) -> bool:
-    """Tell whether an entry matches every field that the filter gives; the store's SQL says the same."""
-    event = entry.event
-    return (
-        (query.category is None or event.category == query.category)
-        and (query.actor is None or event.actor == query.actor)
-        and (query.action is None or event.action == query.action)
-        and (query.outcome is None or event.outcome == query.outcome)
-        and (query.target is None or query.target in event.targets)
-        and (query.request_id is None or event.request_id == query.request_id)
-        and (query.since is None or event.occurred_at >= query.since)
-        and (query.until is None or event.occurred_at < query.until)
     )
 
 

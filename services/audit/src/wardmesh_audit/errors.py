@@ -7,13 +7,15 @@
     └── SigningRefused      the head does not extend what was signed before: nothing is signed until people have looked
     NotFound
     └── NoSuchEntry         a proof was asked for an entry or a size that the log does not have
+    Conflict
+    └── TooManyPositions    a principal has saved as many positions as it may
 
 What always holds: no text contains anything of an event; an index and a size say where to look.
 """
 
 from __future__ import annotations
 
-from wardmesh.errors import InternalError, NotFound, ServiceUnavailable
+from wardmesh.errors import Conflict, InternalError, NotFound, ServiceUnavailable
 from wardmesh.ids import Scope
 
 
@@ -54,3 +56,9 @@ class NoSuchEntry(NotFound):
     """The log has fewer entries than that."""
 
     advice = "Ask for an entry and a size that the log has; a checkpoint tells its size."
+
+
+class TooManyPositions(Conflict):
+    """One more name than a principal may have."""
+
+    advice = "You have saved as many positions as you may. Delete those that nobody goes on from."

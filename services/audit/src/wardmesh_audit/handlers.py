@@ -5,13 +5,17 @@ from __future__ import annotations
 from wardmesh.contracts import audit as contracts
 from wardmesh.server.operations import Operations
 from wardmesh_audit.proving import Prover
+from wardmesh_audit.reading import ReadingService
 from wardmesh_audit.service import AuditService
 
 
-def bind(operations: Operations, service: AuditService, prover: Prover) -> None:
+def bind(operations: Operations, service: AuditService, reading: ReadingService, prover: Prover) -> None:
     operations.bind(contracts.EMIT, service.emit)
-    operations.bind(contracts.QUERY, service.query)
-    operations.bind(contracts.TAIL, service.tail)
+    operations.bind(contracts.QUERY, reading.query)
+    operations.bind(contracts.TAIL, reading.tail)
+    operations.bind(contracts.SAVE_POSITION, reading.save_position)
+    operations.bind(contracts.LIST_POSITIONS, reading.list_positions)
+    operations.bind(contracts.DELETE_POSITION, reading.delete_position)
     operations.bind(contracts.CHECKPOINT, prover.checkpoint)
     operations.bind(contracts.LEAVES, service.leaves)
     operations.bind(contracts.PROVE, prover.prove)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
-from wardmesh.contracts.audit import AuditEvent, Filter
+from wardmesh.contracts.audit import AuditEvent, Filter, Position
 from wardmesh.crypto.tiles import Tile
 from wardmesh.ids import EventId, Scope
 from wardmesh.server.messages import OutboundMessage
@@ -63,11 +64,6 @@ class LogStore(Protocol):
     async def head(self, tenant: TenantContext) -> Head:
         """Return the committed head; an empty one if nothing was ever sealed."""
 
-    async def page(
-        self, tenant: TenantContext, query: Filter, *, start: int, end: int, limit: int, newest_first: bool
-    ) -> Sequence[Stored]:
-        """Return entries of [start, end) that match, at most `limit` and at most a page's bytes, but at least one."""
-
     async def leaves(self, tenant: TenantContext, *, start: int, end: int) -> Sequence[Stored]:
         """Return the leaves of [start, end), at most a page's bytes, but at least one if there is one."""
 
@@ -82,6 +78,45 @@ class LogStore(Protocol):
 
     async def remember_signed(self, scope: Scope, signed: SignedHead) -> None:
         """Remember what is about to be given out. MUST NOT return before it is durable; MUST NOT go back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """What one look found, in the order that was asked for, and how far it got.
+
+    Every entry between where it began and `reached` has been looked at: up to it, or newest first, down to it.
+    """
+
+    entries: Sequence[Stored]
+    reached: int
+
+
+class ReadingStore(Protocol):
+    """The logs, for readers: each sees its own scope, and its own positions."""
+
+    async def scan(
+        self, tenant: TenantContext, query: Filter, *, start: int, end: int, limit: int, newest_first: bool
+    ) -> Scanned:
+        """Go through entries of [start, end), and return at most `limit` that match, and at most a page's bytes.
+
+        MUST look at a bounded number of entries, MUST get further than where it began, and MUST NOT pass over one that
+        matches.
+        """
+
+    async def received(self, tenant: TenantContext, moment: datetime, *, end: int) -> int:
+        """Return the index of the first entry that was received at that time or later; `end` if none below it was."""
+
+    async def sealed_before(self, tenant: TenantContext, moment: datetime) -> int:
+        """Return an index below which every entry was received before that time; the log's beginning will do."""
+
+    async def positions(self, tenant: TenantContext) -> Sequence[Position]:
+        """Return the caller's positions, by name."""
+
+    async def save_position(self, tenant: TenantContext, name: str, next_start: int) -> Position:
+        """Save one; raise `TooManyPositions` instead of keeping more than `MAX_POSITIONS`."""
+
+    async def delete_position(self, tenant: TenantContext, name: str) -> None:
+        """Forget one, if it is there."""
 
 
 class SignedMemory(Protocol):

@@ -1,4 +1,4 @@
-"""The logs in PostgreSQL: all SQL of the audit service.
+"""The logs in PostgreSQL: sealing, publishing, proving, signing. What readers search is in `store_reading`.
 
 What always holds: whoever appends holds the row lock of the scope's head until the commit, so a scope's indexes are
 given out without gaps and become visible in order. A reader who has seen a size sees every entry below it.
@@ -15,7 +15,7 @@ from typing import Final
 
 import asyncpg
 
-from wardmesh.contracts.audit import MAX_PAGE_BYTES, Filter
+from wardmesh.contracts.audit import MAX_PAGE_BYTES
 from wardmesh.crypto.checkpoint import Checkpoint
 from wardmesh.crypto.errors import MalformedEncoding
 from wardmesh.crypto.merkle import EMPTY_ROOT
@@ -46,13 +46,13 @@ _LOCATE: Final = """
 # A list of lists is no array of PostgreSQL's, so targets travel as JSON.
 _ADD_ENTRIES: Final = """
     insert into audit.entries (scope_id, index, received_at, leaf, source, occurred_at, category, action, outcome,
-                               actor, request_id, targets)
+                               actor, request_id, targets, acting_for, trace_id)
     select $1, $2 + place - 1, received_at, leaf, source, occurred_at, category, action, outcome, actor, request_id,
-           array (select jsonb_array_elements_text(targets::jsonb))
+           array (select jsonb_array_elements_text(targets::jsonb)), acting_for, trace_id
       from unnest($3::timestamptz[], $4::bytea[], $5::text[], $6::timestamptz[], $7::text[], $8::text[], $9::text[],
-                  $10::text[], $11::text[], $12::text[]) with ordinality
+                  $10::text[], $11::text[], $12::text[], $13::text[], $14::text[]) with ordinality
            as added (received_at, leaf, source, occurred_at, category, action, outcome, actor, request_id, targets,
-                     place)
+                     acting_for, trace_id, place)
 """
 _ADD_TILES: Final = """
     insert into audit.tiles (scope_id, level, index, root, hashes)
@@ -118,24 +118,6 @@ class PostgresStore:
         async with self._database.transaction(tenant, read_only=True) as connection:
             return _head(await connection.fetchrow(_HEAD, scope_of(tenant)))
 
-    async def page(
-        self, tenant: TenantContext, query: Filter, *, start: int, end: int, limit: int, newest_first: bool
-    ) -> Sequence[Stored]:
-        conditions, values = _conditions(query, first=5)
-        order = "desc" if newest_first else "asc"
-        statement = f"""
-            select index, leaf from (
-                select index, leaf, sum(octet_length(leaf)) over (order by index {order}) as bytes,
-                       row_number() over (order by index {order}) as place
-                  from (select index, leaf from audit.entries
-                         where scope_id = $1 and index >= $2 and index < $3 {conditions}
-                         order by index {order} limit $4) as found) as counted
-             where place = 1 or bytes <= {MAX_PAGE_BYTES} order by index {order}
-        """  # noqa: S608 - conditions are constants; values are parameters
-        async with self._database.transaction(tenant, read_only=True) as connection:
-            rows = await connection.fetch(statement, scope_of(tenant), start, end, limit, *values)
-        return [Stored(row["index"], row["leaf"]) for row in rows]
-
     async def leaves(self, tenant: TenantContext, *, start: int, end: int) -> Sequence[Stored]:
         async with self._database.transaction(tenant, read_only=True) as connection:
             return await self._leaves(connection, scope_of(tenant), start, end)
@@ -193,6 +175,8 @@ class PostgresStore:
             [event.actor for event in events],
             [event.request_id for event in events],
             [json.dumps([searchable(target) for target in event.targets]) for event in events],
+            [event.acting_for for event in events],
+            [event.trace_id for event in events],
         )
         if growth.filled:
             await self._add_tiles(connection, scope, growth.filled)
@@ -234,24 +218,3 @@ def _head(row: asyncpg.Record | None) -> Head:
     if row is None:
         return Head()
     return Head(row["size"], tuple(row["frontier"]), row["root"], row["published_size"])
-
-
-def _conditions(query: Filter, *, first: int) -> tuple[str, list[object]]:
-    given: list[tuple[str, object]] = [
-        ("category = ", query.category),
-        ("actor = ", query.actor),
-        ("action = ", query.action),
-        ("outcome = ", query.outcome),
-        ("targets @> array", None if query.target is None else searchable(query.target)),
-        ("request_id = ", query.request_id),
-        ("occurred_at >= ", query.since),
-        ("occurred_at < ", query.until),
-    ]
-    text: list[str] = []
-    values: list[object] = []
-    for condition, value in given:
-        if value is not None:
-            place = f"${first + len(values)}"
-            text.append(f"and {condition}{f'[{place}::text]' if condition.endswith('array') else place}")
-            values.append(value)
-    return " ".join(text), values

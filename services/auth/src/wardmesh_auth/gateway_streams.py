@@ -1,6 +1,6 @@
 """Server-sent events: what a long poll brings, as one HTTP answer that goes on.
 
-    GET /v1/{scope}/audit/tail             entries; `Last-Event-ID` goes on behind an entry
+    GET /v1/{scope}/audit/tail             entries; `Last-Event-ID` goes on behind what was looked at
     GET /v1/{scope}/webhooks/events        events of a group; each batch is acknowledged when the next one is asked for
 
 What always holds: every round is a request of its own through the service's gates, with the caller's token, so a
@@ -55,7 +55,7 @@ class Streams:
         ]
 
     async def tail(self, request: Request) -> Response:
-        """Follow the audit log. Query: the fields of `Filter`, and `start`."""
+        """Follow the audit log. Query: the fields of `Filter`, and `start` or `start_time`."""
         return await self._door.guarded(request, self._tail)
 
     async def events(self, request: Request) -> Response:
@@ -65,19 +65,23 @@ class Streams:
     async def _tail(self, request: Request, request_id: RequestId) -> Response:
         asked = self._asked(request, audit.TAIL, request_id)
         query = dict(request.query_params)
-        last = request.headers.get("last-event-id", "")
         start = _whole_number("start", query.pop("start", None))
-        if _is_digits(last):
+        start_time = query.pop("start_time", None)
+        last = request.headers.get("last-event-id", "")
+        if last == _NOTHING or _is_digits(last):
             start = int(last) + 1
 
         async def rounds() -> AsyncIterator[bytes]:
             next_start, wait = start, 0.0
             while True:
-                body = {"filter": query, "start": next_start, "wait_seconds": wait}
+                moment = start_time if next_start is None else None
+                body = {"filter": query, "start": next_start, "start_time": moment, "wait_seconds": wait}
                 found = await self._round(asked, body)
                 wait = WAIT_SECONDS
                 next_start = found["next_start"]
-                yield b"".join(_event("entry", entry["index"], entry) for entry in found["entries"]) or _KEEP_ALIVE
+                entries = b"".join(_event("entry", entry["index"], entry) for entry in found["entries"])
+                # The id of what was looked at last, also where nothing matched: who connects again goes on there.
+                yield entries + f"id: {next_start - 1}\n: so far\n\n".encode()
 
         return await self._stream(rounds())
 
@@ -140,6 +144,8 @@ class Streams:
 
 
 _KEEP_ALIVE: Final = b": nothing new\n\n"
+_NOTHING: Final = "-1"
+"""The id before the first entry."""
 
 
 def _event(name: str, identifier: object, data: object) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +11,21 @@ import typer
 
 from wardmesh import Mesh
 from wardmesh.audit_export import ExportIncomplete, export_log, verify_export
-from wardmesh.contracts.audit import Checkpoint, Entry, Filter, Leaves, Outcome
+from wardmesh.contracts.audit import Checkpoint, Entry, Leaves, Outcome
 from wardmesh.crypto.errors import CryptoError
 from wardmesh_cli.commanding import Run, local_command, mesh_command
+from wardmesh_cli.commands.audit_filter import (
+    ActionOption,
+    AgentOption,
+    OutcomeOption,
+    SinceOption,
+    TargetOption,
+    TextOption,
+    TraceOption,
+    UntilOption,
+    filter_of,
+    utc,
+)
 from wardmesh_cli.connecting import Where
 from wardmesh_cli.failures import FAILED, CommandFailed, UsageFailed
 from wardmesh_cli.output import BAD, DOUBTFUL, GOOD, Styled, timestamp
@@ -22,12 +34,8 @@ from wardmesh_cli.streaming import CountOption, SecondsOption, until
 
 app = typer.Typer(help="The append-only log.", no_args_is_help=True)
 
-ActionOption = Annotated[str | None, typer.Option("--action", help="Only this action: secret.get")]
-OutcomeOption = Annotated[Outcome | None, typer.Option("--outcome", help="Only with this outcome.")]
-TargetOption = Annotated[str | None, typer.Option("--target", help="Only what was done to this.")]
 _COLOURS = {Outcome.SUCCESS: GOOD, Outcome.REFUSED: BAD, Outcome.FAILED: DOUBTFUL}
 COLUMNS = ("index", "time", "outcome", "category", "action", "actor", "targets", "reason")
-_PAGE = 500
 
 
 @mesh_command(app, "tail", where=Where.EITHER)
@@ -35,33 +43,67 @@ async def tail(
     run: Run,
     category: CategoryOption = None,
     actor: ActorOption = None,
+    agent: AgentOption = None,
     action: ActionOption = None,
     outcome: OutcomeOption = None,
     target: TargetOption = None,
     request: RequestOption = None,
+    trace: TraceOption = None,
+    text: TextOption = None,
     start: Annotated[int | None, typer.Option("--start", min=0, help="From this index on, else from now.")] = None,
+    start_time: Annotated[
+        datetime | None, typer.Option("--from", help="From what was received at this time (UTC) on, else from now.")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", metavar="NAME", help="Go on where the last tail of this name stopped."),
+    ] = None,
     count: CountOption = None,
     seconds: SecondsOption = None,
 ) -> None:
     """Show entries as they are sealed, oldest first; none is missed or repeated."""
-    if "next" not in run.memory:
-        # Where "now" is, for a stream that begins again with a new token: nothing in between may be missed.
-        run.memory["next"] = start if start is not None else (await run.mesh.audit.tail_page(wait_seconds=0)).next_start
     entries = run.mesh.audit.tail(
         category=category,
         actor=actor,
+        agent=agent,
         action=action,
         outcome=outcome,
         target=target,
         request_id=request,
-        start=run.memory["next"],
+        trace_id=trace,
+        text=text,
+        # A stream that begins again with a new token goes on where it was: nothing in between may be missed.
+        start=run.memory.get("next", start),
+        start_time=utc(start_time),
+        resume=resume,
     )
-    async for entry in until(entries, count, seconds):
-        if run.out.as_json:
-            run.out.item(entry)
-        else:
-            show_entry(run, entry)
-        run.memory["next"] = entry.index + 1
+    async with entries:
+        try:
+            async for entry in until(entries, count, seconds):
+                if run.out.as_json:
+                    run.out.item(entry)
+                else:
+                    show_entry(run, entry)
+                run.memory["shown"] = entry.index
+        finally:
+            if (place := entries.position) is not None:
+                run.memory["next"] = max(place, run.memory.get("shown", -1) + 1)
+
+
+@mesh_command(app, "positions", where=Where.EITHER)
+async def positions(
+    run: Run,
+    forget: Annotated[str | None, typer.Option("--forget", metavar="NAME", help="Forget this one.")] = None,
+) -> None:
+    """Show how far your tails have got (audit tail --resume NAME)."""
+    if forget is not None:
+        await run.mesh.audit.delete_position(name=forget)
+    saved = await run.mesh.audit.list_positions()
+    if run.out.as_json:
+        run.out.document(saved)
+    else:
+        rows = [(each.name, each.next_start, each.saved_at) for each in saved.positions]
+        run.out.table(("name", "next", "saved"), rows)
 
 
 @mesh_command(app, "query", where=Where.EITHER)
@@ -69,33 +111,32 @@ async def query(
     run: Run,
     category: CategoryOption = None,
     actor: ActorOption = None,
+    agent: AgentOption = None,
     action: ActionOption = None,
     outcome: OutcomeOption = None,
     target: TargetOption = None,
     request: RequestOption = None,
-    since: Annotated[datetime | None, typer.Option("--since", help="From this time on (UTC).")] = None,
-    before: Annotated[datetime | None, typer.Option("--until", help="Up to this time (UTC).")] = None,
+    trace: TraceOption = None,
+    text: TextOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     limit: LimitOption = 100,
 ) -> None:
     """Search the log, newest first."""
-    wanted = Filter(
+    wanted = filter_of(
         category=category,
         actor=actor,
+        agent=agent,
         action=action,
         outcome=outcome,
         target=target,
         request_id=request,
-        since=_utc(since),
-        until=_utc(before),
+        trace_id=trace,
+        text=text,
+        since=since,
+        until=until,
     )
-    found: list[Entry] = []
-    place: int | None = None
-    while len(found) < limit:
-        page = (await run.mesh.audit.query(filter=wanted, before=place, limit=min(_PAGE, limit - len(found)))).entries
-        if not page:
-            break
-        found.extend(page)
-        place = page[-1].index
+    found = [entry async for entry in run.mesh.audit.search(wanted, limit=limit)]
     if run.out.as_json:
         run.out.document({"entries": found})
     else:
@@ -205,7 +246,3 @@ def show_entry(run: Run, entry: Entry) -> None:
     parts = [str(entry.index), timestamp(event.occurred_at), event.outcome, event.action, event.actor, *event.targets]
     line = "  ".join(parts) + (f"  ({event.reason})" if event.reason else "")
     run.out.line(line, "" if event.outcome is Outcome.SUCCESS else _COLOURS[event.outcome])
-
-
-def _utc(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.replace(tzinfo=moment.tzinfo or UTC)

@@ -6,10 +6,8 @@ that the log keeps it once. `tail` neither misses nor repeats an entry, through 
 
 from __future__ import annotations
 
-import asyncio
-import random
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final, Protocol, runtime_checkable
 
 from pydantic import ValidationError
@@ -18,15 +16,15 @@ from pydantic_core import PydanticCustomError
 from wardmesh.client.batching import Batcher, BatchLimits
 from wardmesh.client.caller import Caller, invalid_request
 from wardmesh.client.methods import Surface, Timed, method
-from wardmesh.client.retry import delay
+from wardmesh.client.tailing import LogTail
 from wardmesh.contracts import audit
+from wardmesh.contracts.fields import MAX_PAGE
 from wardmesh.contracts.operation import Category
-from wardmesh.errors import InvalidRequest, UnavailableError, Violation
-from wardmesh.ids import EventId, Principal, RequestId
+from wardmesh.errors import InvalidRequest, Violation
+from wardmesh.ids import AgentId, EventId, Principal, RequestId
 
-WAIT_SECONDS: Final = 20.0
+_EVERYTHING: Final = audit.Filter()
 _HEAD: Final = b'{"version":%d,"events":[' % audit.SCHEMA_VERSION
-POLL_DEADLINE: Final = timedelta(seconds=WAIT_SECONDS + 5)
 
 
 @runtime_checkable
@@ -51,7 +49,7 @@ def emitter(caller: Caller) -> Emitter:
 
 
 class Audit(Surface):
-    """The audit service. `emit`, `tail` and `leaves` are made of the methods above them."""
+    """The audit service. `emit`, `tail`, `search` and `leaves` are made of the methods above them."""
 
     emit_batch = method(audit.EMIT)
     query = method(audit.QUERY)
@@ -61,6 +59,9 @@ class Audit(Surface):
     prove = method(audit.PROVE)
     receipt = method(audit.RECEIPT)
     consistency = method(audit.CONSISTENCY)
+    save_position = method(audit.SAVE_POSITION)
+    list_positions = method(audit.LIST_POSITIONS)
+    delete_position = method(audit.DELETE_POSITION)
 
     def __init__(self, timed: Timed, emitter: Emitter) -> None:
         super().__init__(timed)
@@ -70,33 +71,61 @@ class Audit(Surface):
         """Write an event and return its id, once it is durable. Concurrent callers share an envelope."""
         return await self._emitter.add(_encoded(event, datetime.now(UTC)), deadline=self._timed.deadline)
 
-    async def tail(
+    def tail(
         self,
         *,
         category: Category | None = None,
         actor: Principal | None = None,
+        agent: AgentId | None = None,
         action: str | None = None,
         outcome: audit.Outcome | None = None,
         target: str | None = None,
         request_id: RequestId | None = None,
+        trace_id: str | None = None,
+        text: str | None = None,
         start: int | None = None,
-    ) -> AsyncIterator[audit.Entry]:
-        """Yield entries as they are sealed, oldest first, for ever; from index `start` on, or from now."""
+        start_time: datetime | None = None,
+        resume: str | None = None,
+    ) -> LogTail:
+        """Return an endless `async for` of entries as they are sealed, oldest first.
+
+        From index `start` on, else from the first entry that was received at `start_time` or later, else from now.
+        `resume` is a name under which the mesh remembers how far you got: it goes on there, or at `start` if that is
+        further.
+        """
         try:
             wanted = audit.Filter(
-                category=category, actor=actor, action=action, outcome=outcome, target=target, request_id=request_id
+                category=category,
+                actor=actor,
+                agent=agent,
+                action=action,
+                outcome=outcome,
+                target=target,
+                request_id=request_id,
+                trace_id=trace_id,
+                text=text,
             )
-            # Where "now" is must be known before the first wait: a wait that is cut off would lose it.
-            place = start if start is not None else await self._poll(wanted, None, 0.0)
+            request = audit.Tail(filter=wanted, start=start, start_time=start_time)
+            if resume is not None:
+                audit.SavePosition(name=resume, next_start=0)
         except ValidationError as error:
             raise invalid_request(error) from None
-        position = place if isinstance(place, int) else place.next_start
-        while True:
-            page = await self._poll(wanted, position, WAIT_SECONDS)
+        return LogTail(self._timed.caller, request, resume=resume)
+
+    async def search(
+        self, wanted: audit.Filter = _EVERYTHING, *, limit: int | None = None
+    ) -> AsyncIterator[audit.Entry]:
+        """Yield entries that match, newest first, up to `limit` of them."""
+        before: int | None = None
+        while limit is None or limit > 0:
+            size = MAX_PAGE if limit is None else min(MAX_PAGE, limit)
+            page = await self.query(filter=wanted, before=before, limit=size)
             for entry in page.entries:
-                if entry.index >= position:
-                    yield entry
-            position = max(position, page.next_start)
+                yield entry
+            if page.next_before is None:
+                return
+            before = page.next_before
+            limit = None if limit is None else limit - len(page.entries)
 
     async def leaves(self, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """Yield leaves as they were hashed, from index `start` up to `end`, or to the last."""
@@ -108,17 +137,6 @@ class Audit(Surface):
             for leaf in page:
                 yield leaf
             start += len(page)
-
-    async def _poll(self, wanted: audit.Filter, start: int | None, wait_seconds: float) -> audit.Entries:
-        """Ask until there is an answer: a reader of a log has no deadline."""
-        request = audit.Tail(filter=wanted, start=start, wait_seconds=wait_seconds)
-        failures = 0
-        while True:
-            try:
-                return (await self._timed.caller.call(audit.TAIL, request, deadline=POLL_DEADLINE)).response
-            except UnavailableError:
-                await asyncio.sleep(delay(failures, random.random()))  # noqa: S311 - jitter
-                failures += 1
 
 
 def _encoded(event: audit.NewAuditEvent | Auditable, now: datetime) -> bytes:

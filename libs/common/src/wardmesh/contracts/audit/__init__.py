@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wardmesh.contracts.audit import entries, proofs, receipts
+from wardmesh.contracts.audit import entries, positions, proofs, receipts
 from wardmesh.contracts.audit.entries import (
     EMIT,
     MAX_BODY_BYTES,
@@ -16,6 +16,7 @@ from wardmesh.contracts.audit.entries import (
     Filter,
     Query,
     SealedEntries,
+    SearchText,
     Tail,
 )
 from wardmesh.contracts.audit.events import (
@@ -30,6 +31,7 @@ from wardmesh.contracts.audit.events import (
     Outcome,
     Reason,
     Target,
+    TraceId,
 )
 from wardmesh.contracts.audit.limits import (
     MAX_AHEAD,
@@ -39,6 +41,16 @@ from wardmesh.contracts.audit.limits import (
     SEALING_MARGIN,
     is_too_deep,
     time_problem,
+)
+from wardmesh.contracts.audit.positions import (
+    DELETE_POSITION,
+    LIST_POSITIONS,
+    MAX_POSITIONS,
+    SAVE_POSITION,
+    DeletePosition,
+    Position,
+    Positions,
+    SavePosition,
 )
 from wardmesh.contracts.audit.proofs import (
     CHECKPOINT,
@@ -87,8 +99,10 @@ __all__ = [
     "CHECKPOINT",
     "CONSISTENCY",
     "CONTRACTS",
+    "DELETE_POSITION",
     "EMIT",
     "LEAVES",
+    "LIST_POSITIONS",
     "MAX_AHEAD",
     "MAX_BODY_BYTES",
     "MAX_DETAILS_BYTES",
@@ -98,11 +112,13 @@ __all__ = [
     "MAX_LATENESS",
     "MAX_LEAVES",
     "MAX_PAGE_BYTES",
+    "MAX_POSITIONS",
     "MAX_TARGETS",
     "PROVE",
     "QUERY",
     "READ",
     "RECEIPT",
+    "SAVE_POSITION",
     "SCHEMA_VERSION",
     "SEALING_MARGIN",
     "TAIL",
@@ -119,6 +135,7 @@ __all__ = [
     "ConfigurationChange",
     "ConsistencyProof",
     "DataSync",
+    "DeletePosition",
     "Details",
     "Emit",
     "Emitted",
@@ -131,6 +148,8 @@ __all__ = [
     "NewAuditEvent",
     "NotTyped",
     "Outcome",
+    "Position",
+    "Positions",
     "PrivilegedAccess",
     "Prove",
     "ProveGrowth",
@@ -138,11 +157,14 @@ __all__ = [
     "ReadLeaves",
     "Reason",
     "Receipt",
+    "SavePosition",
     "SealedEntries",
+    "SearchText",
     "SecretAccess",
     "Tail",
     "Target",
     "ToolCall",
+    "TraceId",
     "TypedEvent",
     "WebhookReceipt",
     "check_own_fields",
@@ -151,4 +173,9 @@ __all__ = [
     "typed",
 ]
 
-CONTRACTS: tuple[AnyContract, ...] = (*entries.CONTRACTS, *proofs.CONTRACTS, *receipts.CONTRACTS)
+CONTRACTS: tuple[AnyContract, ...] = (
+    *entries.CONTRACTS,
+    *positions.CONTRACTS,
+    *proofs.CONTRACTS,
+    *receipts.CONTRACTS,
+)

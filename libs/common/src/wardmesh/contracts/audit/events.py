@@ -34,6 +34,8 @@ Details = Annotated[dict[str, Json], Field(max_length=64)]
 NewTarget = Annotated[Target, AfterValidator(checked_text)]
 NewReason = Annotated[Reason, AfterValidator(checked_text)]
 NewDetails = Annotated[Details, AfterValidator(checked_details)]
+TraceId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+"""A W3C trace id."""
 
 
 class Outcome(enum.StrEnum):
@@ -70,7 +72,7 @@ class AuditEvent(Message):
     targets: Annotated[tuple[Target, ...], Field(max_length=MAX_TARGETS)] = ()
     reason: Reason | None = None
     request_id: RequestId | None = None
-    trace_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] | None = None
+    trace_id: TraceId | None = None
     source_address: Annotated[str, StringConstraints(max_length=64)] | None = None
     user_agent: Annotated[str, StringConstraints(max_length=256)] | None = None
     details: Details = Field(default_factory=dict)

@@ -1,0 +1,122 @@
+"""Showing the log: search it, follow it, and remember how far somebody has read.
+
+What always holds:
+- A reader sees the entries of its own scope, up to a committed size, without a gap.
+- One call looks at a bounded part of the log, whatever it is asked for, and says where to go on.
+
+On failure: `LogDamaged` where an entry is missing that an unfiltered tail would pass over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from wardmesh.contracts.audit import (
+    DeletePosition,
+    Entries,
+    Filter,
+    Position,
+    Positions,
+    Query,
+    SavePosition,
+    Tail,
+)
+from wardmesh.contracts.operation import Empty
+from wardmesh.server.context import Call
+from wardmesh.server.tenant import TenantContext
+from wardmesh_audit.domain import decode_leaf
+from wardmesh_audit.errors import LogDamaged
+from wardmesh_audit.ports import LogStore, ReadingStore, Wakeups
+from wardmesh_audit.searching import SINCE_MARGIN
+
+QUERY_SECONDS: Final = 1.0
+"""How long a query that has found nothing yet goes on looking before it says where it is: people watch it."""
+ANSWER_SECONDS: Final = 1.0
+"""Kept of the caller's deadline for the way back."""
+_NO_FILTER: Final = Filter()
+
+
+class ReadingService:
+    """The use cases of reading."""
+
+    def __init__(self, log: LogStore, store: ReadingStore, wakeups: Wakeups) -> None:
+        self._log = log
+        self._store = store
+        self._wakeups = wakeups
+        self._ending = False
+
+    async def query(self, call: Call, request: Query) -> Entries:
+        """Return a page of what matches, newest first."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + min(QUERY_SECONDS, max(0.0, call.seconds_left() - ANSWER_SECONDS))
+        size = (await self._log.head(call.tenant)).size
+        place = size if request.before is None else min(request.before, size)
+        since = request.filter.since
+        floor = 0 if since is None else await self._store.sealed_before(call.tenant, since - SINCE_MARGIN)
+        while place > floor:
+            found = await self._store.scan(
+                call.tenant, request.filter, start=floor, end=place, limit=request.limit, newest_first=True
+            )
+            place = found.reached
+            if found.entries or loop.time() > ends_at:
+                entries = tuple(map(decode_leaf, found.entries))
+                return Entries(entries=entries, next_start=size, next_before=place if place > floor else None)
+        return Entries(entries=(), next_start=size)
+
+    def end_tails(self) -> None:
+        """Answer the tails that wait, each when it next looks (`MAX_SILENCE_SECONDS`), and let no new one wait."""
+        self._ending = True
+
+    async def tail(self, call: Call, request: Tail) -> Entries:
+        """Return entries from an index on as soon as there are some, or none when the wait is over."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + min(request.wait_seconds, max(0.0, call.seconds_left() - ANSWER_SECONDS))
+        async with self._wakeups.listen(call.caller.scope) as listener:  # before looking: nothing falls in between
+            start = request.start
+            while True:
+                size = (await self._log.head(call.tenant)).size
+                if start is None:
+                    start = await self._beginning(call.tenant, request, size)
+                answer = await self._look(call.tenant, request, start, size)
+                if answer.entries:
+                    return answer
+                start = answer.next_start
+                left = ends_at - loop.time()
+                if left <= 0 or self._ending:
+                    return answer
+                if start >= size:
+                    await listener.wait(left)
+
+    async def _beginning(self, tenant: TenantContext, request: Tail, size: int) -> int:
+        if request.start_time is None:
+            return size
+        return await self._store.received(tenant, request.start_time, end=size)
+
+    async def _look(self, tenant: TenantContext, request: Tail, start: int, size: int) -> Entries:
+        """Return what there is now from `start` on, and where to go on."""
+        if start >= size:
+            return Entries(entries=(), next_start=start)
+        found = await self._store.scan(
+            tenant, request.filter, start=start, end=size, limit=request.limit, newest_first=False
+        )
+        if request.filter == _NO_FILTER:
+            for expected, stored in enumerate(found.entries, start):
+                if stored.index != expected:
+                    raise LogDamaged(f"Entry {expected} is missing.")
+            if not found.entries:
+                raise LogDamaged(f"Entry {start} is missing.")
+        return Entries(entries=tuple(map(decode_leaf, found.entries)), next_start=found.reached)
+
+    async def save_position(self, call: Call, request: SavePosition) -> Position:
+        """Save how far the caller has read."""
+        return await self._store.save_position(call.tenant, request.name, request.next_start)
+
+    async def list_positions(self, call: Call, _request: Empty) -> Positions:
+        """Return the caller's positions."""
+        return Positions(positions=tuple(await self._store.positions(call.tenant)))
+
+    async def delete_position(self, call: Call, request: DeletePosition) -> Empty:
+        """Forget one of the caller's positions."""
+        await self._store.delete_position(call.tenant, request.name)
+        return Empty()
