@@ -39,6 +39,7 @@ SLACK_SECONDS: Final = 1.5
 """What a call may take beyond its deadline on two busy cores, where everybody's clock is a little late."""
 HTTP_SECONDS: Final = 20.0
 """For one HTTP request; the doors answer sooner, whatever happens behind them."""
+TICK_SECONDS: Final = 0.05
 PAUSE_SECONDS: Final = 0.04
 MAX_CALLS: Final = 2_000
 """Of one worker."""
@@ -48,6 +49,10 @@ TOTALS: Final[defaultdict[str, Counter[str]]] = defaultdict(Counter)
 """Of the whole session, by kind of call: what calls ended in."""
 ARRIVALS: Final[list[str]] = []
 """One line for each load of the session."""
+
+
+class _HungError(Exception):
+    """A call went on after its deadline."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ class Load:
     calls: list[Ended] = field(default_factory=list)
     defects: list[str] = field(default_factory=list)
     timeline: list[str] = field(default_factory=list)
+    stalled: float = 0.0
+    """Seconds for which this very process did not get to run: nobody's fault that is tested here."""
     began: float = field(default_factory=time.monotonic)
     _failing: defaultdict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
     _stopping: bool = False
@@ -107,18 +114,33 @@ class Load:
         began = time.monotonic()
         code, executed, result = "ok", False, None
         try:
-            async with asyncio.timeout(seconds + SLACK_SECONDS) as patience:
-                result = await work
+            result = await self._ended_within(seconds + SLACK_SECONDS, work)
         except WardmeshError as error:
             code, executed = error.code, error.executed
             if not error.retryable:
                 self.defect(f"{kind}: {error!r}, which says that trying again is of no use")
+        except _HungError:
+            code = "hung"
+            self.defect(f"{kind}: hung past its deadline of {seconds} s")
         except Exception as error:  # noqa: BLE001 - that is what is looked for
             code = type(error).__name__
-            hung = isinstance(error, TimeoutError) and patience.expired()
-            self.defect(f"{kind}: hung past its deadline of {seconds} s" if hung else f"{kind}: {error!r}")
+            self.defect(f"{kind}: {error!r}")
         self._ended(Ended(kind, code, began - self.began, time.monotonic() - began, executed))
         return result
+
+    async def _ended_within(self, seconds: float, work: Coroutine[Any, Any, ResultT]) -> ResultT:
+        began, stalled = time.monotonic(), self.stalled
+        call = asyncio.ensure_future(work)
+        try:
+            while not call.done():
+                left = seconds + (self.stalled - stalled) - (time.monotonic() - began)
+                if left <= 0:
+                    raise _HungError
+                await asyncio.wait((call,), timeout=left)
+            return call.result()
+        finally:
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
 
     def _ended(self, ended: Ended) -> None:
         self.calls.append(ended)
@@ -201,6 +223,12 @@ class Load:
 
     # What follows is started by `working`.
 
+    async def _watch_the_clock(self) -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(TICK_SECONDS)
+            self.stalled += max(0.0, time.monotonic() - before - 2 * TICK_SECONDS)
+
     async def _work(
         self, number: int, step: Callable[[random.Random, float], Awaitable[object]], pause: float = PAUSE_SECONDS
     ) -> None:
@@ -264,6 +292,7 @@ async def working(house: House, seed: int, deadlines: tuple[float, ...] = DEADLI
             (_connect(load), 0.3),
             (_gateway(load, http), 0.3),
         ]
+        clock = asyncio.create_task(load._watch_the_clock(), name="clock")
         load._workers = [
             asyncio.create_task(load._work(number, step, pause), name=f"worker-{number}")
             for number, (step, pause) in enumerate(steps)
@@ -274,9 +303,9 @@ async def working(house: House, seed: int, deadlines: tuple[float, ...] = DEADLI
         finally:
             load._stopping = True
             await asyncio.gather(*load._workers, return_exceptions=True)
-            for reader in load._readers:
-                reader.cancel()
-            await asyncio.gather(*load._readers, return_exceptions=True)
+            for background in (clock, *load._readers):
+                background.cancel()
+            await asyncio.gather(clock, *load._readers, return_exceptions=True)
 
 
 Step = Callable[[random.Random, float], Awaitable[object]]

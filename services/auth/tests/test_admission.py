@@ -12,7 +12,7 @@ from wardmesh.client.link import PROMPT_REFUSAL_SECONDS
 from wardmesh.contracts import auth as contracts
 from wardmesh.errors import InternalError, ServiceUnavailable
 from wardmesh.ids import KeyId, OrgId, SessionId, UserId, WorkspaceId
-from wardmesh_auth.admission import Admission
+from wardmesh_auth.admission import ANSWERS_ARRIVE, Admission
 from wardmesh_auth.callout import ConnectRequest, Grant, Refusal
 from wardmesh_auth.domain import ACCESS_TOKEN_LIFETIME, Rights
 from wardmesh_auth.tokens import Subject, TokenIssuer
@@ -47,24 +47,24 @@ async def test_a_key_admits_its_principal_to_its_scope_for_ten_minutes(auth, own
     assert isinstance(decision, Grant)
     assert (decision.scope, decision.principal) == (owner.scope, account.id)
     assert isinstance(decision.credential, KeyId)
-    assert decision.expires_at == auth.clock.now + ACCESS_TOKEN_LIFETIME
+    assert decision.expires_at == auth.clock.now + ACCESS_TOKEN_LIFETIME + ANSWERS_ARRIVE
     assert last(auth.audit) == (owner.scope, account.id, "success", None)
     assert key not in auth.audit.events[-1][1].model_dump_json()
 
 
-async def test_a_connection_does_not_outlive_its_credential(auth, owner) -> None:
+async def test_a_connection_outlives_its_credential_by_as_long_as_answers_may_take(auth, owner) -> None:
     _account, key = await auth.service(owner, "member")
     session = await auth.log_in(owner.organization, owner.scope)
     auth.clock.tick(minutes=9)
     decision = await auth.admission.decide(request(owner.scope, session.token))
     assert isinstance(decision, Grant)
     assert isinstance(decision.credential, SessionId)
-    assert decision.expires_at == session.expires_at
+    assert decision.expires_at == session.expires_at + ANSWERS_ARRIVE
     auth.clock.tick(days=90, minutes=-10)
     decision = await auth.admission.decide(request(owner.scope, key))
     assert isinstance(decision, Grant)
     assert decision.expires_at is not None
-    assert decision.expires_at - auth.clock.now < ACCESS_TOKEN_LIFETIME
+    assert decision.expires_at - auth.clock.now < ACCESS_TOKEN_LIFETIME + ANSWERS_ARRIVE
 
 
 async def test_connections_and_tokens_last_as_long_as_the_settings_say(auth, owner) -> None:
@@ -73,7 +73,7 @@ async def test_connections_and_tokens_last_as_long_as_the_settings_say(auth, own
     admission = Admission(auth.sessions, auth, auth.audit, auth.clock, lifetime=lifetime)
     decision = await admission.decide(request(owner.scope, key))
     assert isinstance(decision, Grant)
-    assert decision.expires_at == auth.clock.now + lifetime
+    assert decision.expires_at == auth.clock.now + lifetime + ANSWERS_ARRIVE
     issuer = TokenIssuer(Ed25519PrivateKey.generate(), issuer="wardmesh", lifetime=lifetime)
     subject = Subject(
         owner.principal,

@@ -22,7 +22,7 @@ another exception, a secret, or another tenant's data.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -389,8 +389,7 @@ def _by_status(status: int) -> type[WardmeshError]:
 def violations_of(error: ValidationError) -> tuple[Violation, ...]:
     """Return what pydantic found, as JSON pointers and messages, without the values that were sent."""
     found: list[Violation] = []
-    details: list[Any] = list(error.errors(include_url=False, include_context=False, include_input=False))
-    for item in details[:MAX_VIOLATIONS]:
+    for item in error.errors(include_url=False, include_context=False, include_input=False)[:MAX_VIOLATIONS]:
         pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in item["loc"])
         message = item["msg"] if item["type"] not in _MESSAGES_WITH_INPUT else "is not valid"
         found.append(Violation(pointer=pointer, message=message))

@@ -86,6 +86,8 @@ class Wire:
         self._clients: list[asyncio.StreamWriter] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self.connections = 0
+        self.refusing = 0
+        """How many connections it hangs up on, from the next one on."""
 
     @property
     def url(self) -> str:
@@ -112,6 +114,10 @@ class Wire:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        if self.refusing:
+            self.refusing -= 1
+            writer.close()
+            return
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)

@@ -129,8 +129,36 @@ async def test_the_connection_is_replaced_before_the_token_expires_and_nothing_i
     assert len(set(services.holder_keys)) == len(services.holder_keys)
 
 
-@pytest.mark.parametrize("refusal", [TokenExpired, TokenRevoked])
-async def test_an_expired_token_is_renewed_once(mesh, services, refusal) -> None:
+async def test_what_replaces_a_connection_is_tried_until_it_stands(wire, services, connect) -> None:
+    services.on("auth.who_am_i", NOBODY)
+    services.token_seconds = 1
+    async with connect(wire.url) as mesh:
+        services.token_seconds = 600  # so there is one renewal, and nothing to try again for but itself
+        wire.refusing = 3
+        async with asyncio.timeout(10):
+            while wire.connections < 5:
+                await asyncio.sleep(0.02)
+        await mesh.auth.who_am_i()
+    assert wire.connections == 5
+
+
+async def test_a_connection_is_replaced_also_if_a_call_was_quicker_to_renew_the_token(wire, services, connect) -> None:
+    services.token_seconds = 1
+    async with connect(wire.url) as mesh:
+        services.token_seconds = 600
+        answers = iter((TokenExpired(), NOBODY))
+        services.on("auth.who_am_i", lambda _: next(answers))
+        await mesh.auth.who_am_i()
+        async with asyncio.timeout(10):
+            while wire.connections < 2:
+                await asyncio.sleep(0.02)
+    assert len(services.asked("auth.exchange_key")) == 2
+
+
+@pytest.mark.parametrize(("refusal", "renewals"), [(TokenExpired, 6), (TokenRevoked, 1)])
+async def test_a_token_that_expired_on_the_way_is_renewed_and_a_revoked_one_once(
+    mesh, services, refusal, renewals
+) -> None:
     first = []
 
     def expired_at_first(request):
@@ -143,7 +171,7 @@ async def test_an_expired_token_is_renewed_once(mesh, services, refusal) -> None
     services.on("auth.who_am_i", refusal())
     with pytest.raises(refusal):
         await mesh.auth.who_am_i()
-    assert len(services.asked("auth.exchange_key")) == 3
+    assert len(services.asked("auth.exchange_key")) == 2 + renewals
 
 
 async def test_callers_share_one_renewal(mesh, services) -> None:

@@ -4,7 +4,8 @@ The CONNECT names the scope as its user and carries an API key or an access toke
 
 What always holds: the scope is a parsed id before anything else is looked at; the credential is good for exactly that
 scope; the connection ends with the credential, and after `ACCESS_TOKEN_LIFETIME` at the latest, so that nobody stays
-who would not get in again. Every decision is in the audit log, under the name that the credential proved or nobody's.
+who would not get in again. It ends later than that by `ANSWERS_ARRIVE`: no gate admits a request any more, and what was
+admitted in time is answered. Every decision is in the audit log, under the name that the credential proved or nobody's.
 
 On failure: what is raised here, `Callout` turns into a refusal. The broker tells a client only that it was refused, in
 the same words whether its credential is wrong or nobody could look at it; clients go by how soon they hear of it. So
@@ -21,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
 from wardmesh.contracts.audit import AuditEvent, Outcome
-from wardmesh.contracts.operation import Category
+from wardmesh.contracts.operation import MAX_DEADLINE, Category
 from wardmesh.crypto.apikey import PREFIX
 from wardmesh.errors import UnavailableError, WardmeshError
 from wardmesh.ids import EventId, KeyId, OrgId, Principal, Scope, SessionId, UserId, parse_scope
@@ -38,6 +39,8 @@ UNDECIDED_SECONDS: Final = 1.5
 """Longer than clients take for a prompt refusal, by enough for a busy network; with the database's own time-out still
 shorter than the broker waits."""
 AGAIN_SECONDS: Final = 0.25
+ANSWERS_ARRIVE: Final = MAX_DEADLINE + timedelta(seconds=5)
+"""The longest call, and room for clocks and whole seconds."""
 
 
 class AuditQueue(Protocol):
@@ -117,15 +120,18 @@ class Admission:
         if verdict.rights is None:
             return Refusal(verdict.refusal or "the key does not reach that scope")
         seen.scope = scope
-        return Grant(scope, key.principal, key.id, token_expiry(self._clock(), key.expires_at, self._lifetime))
+        return Grant(scope, key.principal, key.id, self._connection_ends(key.expires_at))
 
     def _with_token(self, text: str, scope: Scope, seen: _Seen) -> Decision:
         caller = self._authenticator.authenticate(text)
         seen.scope, seen.actor, seen.targets = caller.scope, caller.principal, (caller.credential_id,)
         if caller.scope != scope:
             return Refusal("the access token is for another scope")
-        expires_at = token_expiry(self._clock(), datetime.fromtimestamp(caller.expires_at, UTC), self._lifetime)
-        return Grant(scope, caller.principal, _credential(caller.credential_id), expires_at)
+        ends = self._connection_ends(datetime.fromtimestamp(caller.expires_at, UTC))
+        return Grant(scope, caller.principal, _credential(caller.credential_id), ends)
+
+    def _connection_ends(self, credential_expires_at: datetime | None) -> datetime:
+        return token_expiry(self._clock(), credential_expires_at, self._lifetime) + ANSWERS_ARRIVE
 
     async def _record(self, request: ConnectRequest, seen: _Seen, decision: Decision) -> None:
         refused = isinstance(decision, Refusal)

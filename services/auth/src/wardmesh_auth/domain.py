@@ -264,6 +264,6 @@ def refresh_expiry(session_expires_at: datetime, now: datetime) -> datetime:
 def token_expiry(
     now: datetime, credential_expires_at: datetime | None, lifetime: timedelta = ACCESS_TOKEN_LIFETIME
 ) -> datetime:
-    """Return until when an access token or a connection counts: never longer than the credential behind it."""
+    """Return until when an access token counts: never longer than the credential behind it."""
     latest = now + min(lifetime, ACCESS_TOKEN_LIFETIME)
     return latest if credential_expires_at is None else min(latest, credential_expires_at)

@@ -1,8 +1,8 @@
 """A call: from a contract and a request to an answer or an error, through retries, renewals and reconnections.
 
 What always holds: a call ends by its deadline, and never later than `MAX_DEADLINE`. It is sent again only if that is
-safe (`retry.may_repeat`), under the same request id. An access token that expired or was revoked on the way is
-renewed once.
+safe (`retry.may_repeat`), under the same request id. An access token that expired on the way is renewed, and one that
+was revoked is once.
 
 On failure: one of `wardmesh.errors`, which carries the request id.
 """
@@ -52,6 +52,8 @@ TokenT = TypeVar("TokenT", bound=AccessToken)
 
 _LONGEST_SECONDS: Final = MAX_DEADLINE.total_seconds()
 _SECOND: Final = 1.0
+_MOST_RENEWALS: Final = 6
+"""A call of thirty seconds on tokens of five (auth issues none shorter), and an end to it where clocks disagree."""
 _PATIENCE: Final = 0.5
 """The part of the time left after which a safe call is sent again unanswered: its service may have died with it."""
 
@@ -242,12 +244,18 @@ class _Attempts(Generic[ResponseT]):
     def pause_after(self, error: WardmeshError, jitter: float) -> float | None:
         """Return the seconds before the next attempt, or None if `error` is the end."""
         self._tries += 1
-        if isinstance(error, TokenExpired | TokenRevoked) and not self._renewals and self.grant is not None:
-            self._renewals += 1
+        if isinstance(error, TokenExpired | TokenRevoked) and self.grant is not None:
+            most = _MOST_RENEWALS if isinstance(error, TokenExpired) else 1
+            if self._renewals >= most:
+                return None
             self.expired = self.grant
             # A principal whose level was lowered has its tokens revoked, not its key: the next one says the new level.
             # It must be of a later second than the revocation.
-            return 0.0 if isinstance(error, TokenExpired) else _SECOND
+            pause = (
+                _SECOND if isinstance(error, TokenRevoked) else delay(self._tries, jitter) if self._renewals else 0.0
+            )
+            self._renewals += 1
+            return pause
         self._defects += isinstance(error, InternalError)
         if not may_repeat(error, repeatable=self.repeatable, defects=self._defects):
             return None

@@ -1,8 +1,8 @@
 """A link to the broker, always: opened again when it ends, replaced before its credential expires.
 
 What always holds: at most one link is current, and requests go to it alone. A replaced link stays until the answers
-that are under way on it have arrived, so replacing loses nothing. While there is none, callers wait up to their
-deadline.
+that are under way on it have arrived, so replacing loses nothing; what is to replace it is tried for as long as it
+stands. While there is none, callers wait up to their deadline.
 
 On failure: `CredentialRefused` once the broker has refused the credential promptly, several times in a row;
 `ServiceUnavailable` when the wait is over, or at once if the broker can't be trusted. Both say that nothing was carried
@@ -39,6 +39,7 @@ class Connection:
         self._jitter = jitter
         self._current: Link | None = None
         self._opening: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
         self._changed: asyncio.Future[None] | None = None
         self._refusal: CredentialRefused | None = None
         self._distrust: str | None = None
@@ -81,21 +82,10 @@ class Connection:
                 raise ServiceUnavailable(f"No broker answers at {where}{in_tls}. {advice}")
             await asyncio.wait((self._changed,), timeout=left)
 
-    async def renew(self) -> None:
-        """Replace the link by one with the present credential. The old one goes when nothing waits on it."""
-        if self.current is None:
-            return  # one is being opened, and with the present credential
-        try:
-            link = await self._open()
-        except (LinkRefused, LinkUnreachable):
-            return  # the old one still works; when it ends, opening begins in earnest
-        old = self._current
-        if self._closed:
-            await link.close()
-            return
-        self._take(link)
-        if old is not None and old is not link:
-            self._spawn(old.retire(RETIRE_SECONDS))
+    def renew(self) -> None:
+        """Begin to replace the link by one with the present credential. The old one goes when nothing waits on it."""
+        if self._renewing is None or self._renewing.done():
+            self._renewing = self._spawn(self._keep_renewing())
 
     async def close(self) -> None:
         """Close every link. Requests that still wait end in `ConnectionLost`."""
@@ -143,6 +133,22 @@ class Connection:
             await asyncio.sleep(delay(attempt, self._jitter(), longest=longest))
             attempt += 1
 
+    async def _keep_renewing(self) -> None:
+        """Try until it is replaced: if the old one came to its end first, what is under way on it would be lost."""
+        attempt = 0
+        while self.current is not None:  # otherwise one is being opened, and with the present credential
+            try:
+                link = await self._open()
+            except (LinkRefused, LinkUnreachable):
+                await asyncio.sleep(delay(attempt, self._jitter(), longest=LONGEST_PAUSE_SECONDS))
+                attempt += 1
+                continue
+            if self._closed:
+                await link.close()
+            else:
+                self._take(link)
+            return
+
     async def _open(self) -> Link:
         link = await Link.open(self._dialling, on_closed=self._on_closed, on_lame_duck=self._on_lame_duck)
         # A cluster tells of its other nodes; the next link may need one of them.
@@ -152,7 +158,9 @@ class Connection:
         return link
 
     def _take(self, link: Link) -> None:
-        self._current = link
+        old, self._current = self._current, link
+        if old is not None:
+            self._spawn(_retire(old))
         self._refusal = self._distrust = None
         self._wake()
 
@@ -163,16 +171,24 @@ class Connection:
 
     def _on_lame_duck(self) -> None:
         """The server is about to stop; move to another one while it still answers."""
-        self._spawn(self.renew())
+        self.renew()
 
     def _wake(self) -> None:
         if self._changed is not None and not self._changed.done():
             self._changed.set_result(None)
 
-    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        return task
+
+
+async def _retire(link: Link) -> None:
+    try:
+        await link.retire(RETIRE_SECONDS)
+    finally:  # also when the mesh is closed meanwhile
+        await link.close()
 
 
 def _shown(servers: tuple[str, ...]) -> list[str]:

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from wardmesh.client.credentials import Credential, Exchange, Grant
 from wardmesh.client.retry import delay
@@ -59,11 +59,16 @@ class Grants:
         self._grant = await self._credential.obtain(exchange)
         return self._grant
 
-    async def keep_fresh(self, exchange: Exchange, on_renewed: Callable[[], Awaitable[None]]) -> None:
-        """Renew each grant after most of its life, for ever; then tell `on_renewed`."""
+    async def keep_fresh(self, exchange: Exchange, on_renewed: Callable[[], None]) -> None:
+        """Renew each grant after most of its life, for ever; tell `on_renewed` of each, whoever had it renewed."""
         attempt = 0
+        known = self._grant
         while self._credential.renewable:
             grant = self._grant
+            if grant is not known:
+                # Told whoever got it: a call that needed one may have been quicker than we in an outage.
+                known = grant
+                on_renewed()
             if grant is not None and (left := grant.renew_at - time.monotonic()) > 0:
                 await asyncio.sleep(left)
                 continue
@@ -79,7 +84,6 @@ class Grants:
                 return
             else:
                 attempt = 0
-                await on_renewed()
 
 
 def _look_at(renewal: asyncio.Task[Grant]) -> None:
