@@ -31,7 +31,7 @@ from wardmesh.subjects import AuditSubject
 from wardmesh_audit.behalf import scope_of
 from wardmesh_audit.domain import Candidate, Stored, decode_envelope, decode_leaf
 from wardmesh_audit.errors import TooManyPositions
-from wardmesh_audit.ports import Located, Publication, Scanned, Sealed, SignedMeanwhile
+from wardmesh_audit.ports import NOTHING, Located, Publication, Scanned, Sealed, SignedMeanwhile
 from wardmesh_audit.proofs import FullTile, Head, SignedHead, grow, partial_tiles
 from wardmesh_audit.searching import matches
 
@@ -84,14 +84,15 @@ class FakeLog(Failing):
             rows.entries[index] = candidate.leaf
         rows.tiles |= {(full.tile.level, full.tile.index): full for full in growth.filled}
         rows.head = growth.head
-        return Sealed(before.size, len(fresh), len(candidates) - len(fresh))
+        return Sealed(before.size, tuple(fresh.values()), len(candidates) - len(fresh))
 
     @asynccontextmanager
-    async def publication(self, scope: Scope, *, limit: int) -> AsyncIterator[Publication]:
+    async def publication(self, scope: Scope, *, limit: int, at_hand: range = NOTHING) -> AsyncIterator[Publication]:
         async with self._locks[scope]:
             rows = self.rows[scope]
             start = rows.head.published_size
-            publication = Publication(self._leaves(rows, start, min(rows.head.size, start + limit)), start)
+            due = () if start in at_hand else self._leaves(rows, start, min(rows.head.size, start + limit))
+            publication = Publication(due, start, rows.head.size)
             yield publication
             if publication.upto is not None:
                 rows.head = replace(rows.head, published_size=max(start, publication.upto))

@@ -19,10 +19,17 @@ from wardmesh.ids import OrgId, WorkspaceId
 from wardmesh.server.database_errors import DatabaseBusy, DatabaseDefect, DatabaseUnavailable
 from wardmesh.server.messages import MESSAGE_ID_HEADER
 from wardmesh_audit import domain, sealer
-from wardmesh_audit.domain import Candidate
+from wardmesh_audit.domain import Candidate, Stored, decode_leaf
 from wardmesh_audit.errors import LogDamaged
 from wardmesh_audit.ports import Sealed
-from wardmesh_audit.sealer import DAMAGED_RETRY_SECONDS, DEAD_SUBJECT, RETRY_SECONDS, Sealer
+from wardmesh_audit.sealer import (
+    DAMAGED_RETRY_SECONDS,
+    DEAD_SUBJECT,
+    PUBLISH_BYTES,
+    PUBLISH_ENTRIES,
+    RETRY_SECONDS,
+    Sealer,
+)
 
 ONE, OTHER = WorkspaceId.new(), WorkspaceId.new()
 
@@ -60,6 +67,30 @@ async def test_news_come_by_category_and_have_ids(sealing: Sealer, publisher: Fa
         "secret_access": f"{ONE}:secret_access:0-2",
         "bridge": f"{ONE}:bridge:1-1",
     }
+
+
+async def test_news_say_what_the_log_says(sealing: Sealer, fake_log: FakeLog, publisher: FakePublisher) -> None:
+    """What is told at once is made of the leaf's bytes; what is told after a crash is read and parsed."""
+    first = delivered(ONE, event(details={"b": [1.5, {"y": None, "x": "é"}], "a": {}}), event(reason="why"))
+    publisher.failure = ServiceUnavailable()
+    await sealing.seal([first])
+    await sealing.seal([delivered(ONE, event())])
+    [again] = publisher.published
+    stored = [decode_leaf(Stored(index, leaf)) for index, leaf in sorted(fake_log.rows[ONE].entries.items())]
+    assert SealedEntries.model_validate_json(again.payload).entries == tuple(stored)
+
+    await sealing.seal([delivered(ONE, event(details={"z": 1, "a": [True]}), event(targets=('\x00"}', "ü")))])
+    told = SealedEntries.model_validate_json(publisher.published[-1].payload).entries
+    assert told == tuple(decode_leaf(Stored(index, fake_log.rows[ONE].entries[index])) for index in (3, 4))
+
+
+async def test_news_fit_a_message(sealing: Sealer, publisher: FakePublisher) -> None:
+    large = [event(details={"x": "y" * 60_000}) for _ in range(20)]
+    await sealing.seal([delivered(ONE, *large, *[event() for _ in range(300)])])
+    told = [SealedEntries.model_validate_json(message.payload).entries for message in publisher.published]
+    assert [entry.index for entries in told for entry in entries] == list(range(320))
+    assert all(len(message.payload) < PUBLISH_BYTES + 1_000 for message in publisher.published)
+    assert all(len(entries) <= PUBLISH_ENTRIES for entries in told)
 
 
 async def test_a_crash_after_the_commit_is_repaired_by_redelivery(

@@ -37,7 +37,7 @@ async def test_what_is_sealed_is_in_order_and_under_the_root(store: LogStore, op
     events = [event() for _ in range(5)]
     first = await store.seal(operator.scope, candidates(operator.scope, *events[:2]))
     second = await store.seal(operator.scope, candidates(operator.scope, *events[2:]))
-    assert (first.first, first.added, second.first, second.added) == (0, 2, 2, 3)
+    assert (first.first, len(first.added), second.first, len(second.added)) == (0, 2, 2, 3)
 
     leaves = await store.leaves(tenant(operator), start=0, end=100)
     assert [leaf.index for leaf in leaves] == [0, 1, 2, 3, 4]
@@ -53,23 +53,23 @@ async def test_an_event_is_sealed_once_for_ever(store: LogStore, operator: Perso
     again = await store.seal(
         operator.scope, (*candidates(operator.scope, new, known), *candidates(operator.scope, new))
     )
-    assert (again.first, again.added, again.known) == (1, 1, 2)
+    assert (again.first, len(again.added), again.known) == (1, 1, 2)
     only_known = await store.seal(operator.scope, candidates(operator.scope, known, new))
-    assert (only_known.added, only_known.known) == (0, 2)
+    assert (len(only_known.added), only_known.known) == (0, 2)
     assert (await store.head(tenant(operator))).size == 2
 
 
 async def test_the_same_event_may_be_in_two_logs(store: LogStore, person: Callable[..., Person]) -> None:
     one, other, same = person(), person(), event()
     await store.seal(one.scope, candidates(one.scope, same))
-    assert (await store.seal(other.scope, candidates(other.scope, same))).added == 1
+    assert len((await store.seal(other.scope, candidates(other.scope, same))).added) == 1
 
 
 async def test_concurrent_sealing_of_one_log_leaves_no_gap(store: LogStore, operator: Person) -> None:
     batches = [candidates(operator.scope, *[event() for _ in range(7)]) for _ in range(20)]
     repeated = [*batches, *batches[::2]]
     sealed = await asyncio.gather(*(store.seal(operator.scope, batch) for batch in repeated))
-    assert sum(each.added for each in sealed) == 140
+    assert sum(len(each.added) for each in sealed) == 140
     leaves = await store.leaves(tenant(operator), start=0, end=1000)
     assert [leaf.index for leaf in leaves] == list(range(140))
     assert (await store.head(tenant(operator))).root == root_of([leaf_hash(leaf.leaf) for leaf in leaves])
@@ -109,6 +109,18 @@ async def test_publishing_goes_on_where_it_stopped(store: LogStore, operator: Pe
     assert await publish(3, 5) == [3, 4]
     assert await publish(3, None) == []
     assert (await store.head(tenant(operator))).published_size == 5
+
+
+async def test_what_a_publisher_has_at_hand_is_not_read(store: LogStore, operator: Person) -> None:
+    await store.seal(operator.scope, candidates(operator.scope, *[event() for _ in range(5)]))
+
+    async def due(at_hand: range) -> tuple[list[int], int, int]:
+        async with store.publication(operator.scope, limit=9, at_hand=at_hand) as publication:
+            indexes = [stored.index for stored in publication.entries]
+            return indexes, publication.published_size, publication.size
+
+    assert await due(range(5)) == ([], 0, 5)
+    assert await due(range(3, 5)) == ([0, 1, 2, 3, 4], 0, 5)  # somebody's crash left three unpublished before them
 
 
 async def test_a_reader_sees_its_own_scope_only(store: LogStore, person: Callable[..., Person]) -> None:

@@ -82,6 +82,17 @@ async def test_the_block_is_committed_when_it_has_ended(
     assert await count(superuser) == 1
 
 
+async def test_what_may_be_forgotten_is_committed_and_is_the_last_that_may(
+    database: Database, superuser: Superuser, acme: TenantContext
+) -> None:
+    async with database.transaction(acme) as connection:
+        connection.may_be_forgotten()
+        await connection.execute("insert into note (path) values ('b')")
+    assert await superuser.fetchval("select count(*) from secrets.note where path = 'b'") == 1
+    async with database.transaction(acme) as connection:
+        assert await connection.fetchval("show synchronous_commit") == "on"
+
+
 async def test_an_exception_rolls_back(database: Database, superuser: Superuser, acme: TenantContext) -> None:
     async def fail() -> None:
         async with database.transaction(acme) as connection:

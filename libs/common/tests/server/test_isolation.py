@@ -8,7 +8,7 @@ from typing import TypeAlias
 import asyncpg
 import pytest
 
-from wardmesh.ids import EventId, OrgId, UserId
+from wardmesh.ids import AgentId, EventId, Id, OrgId, RequestId, ServiceId, UserId, WorkspaceId
 from wardmesh.server.database import Connection, Database, DatabaseDefect, DatabaseRefused, TenantContext
 from wardmesh.server.outbox import Outbox
 
@@ -290,3 +290,29 @@ async def test_columns_take_ids_of_their_kind_only(database: Database, superuser
         with pytest.raises(asyncpg.CheckViolationError):
             await superuser.fetchval(f"select '{text}'::app.{kind}")
     assert await superuser.fetchval(f"select '{UserId.new()}'::app.principal_id is not null")
+
+
+_SCOPES = {OrgId, WorkspaceId}
+_PRINCIPALS = {UserId, AgentId, ServiceId}
+
+
+@pytest.mark.parametrize("kind", [OrgId, WorkspaceId, UserId, AgentId, ServiceId, EventId, RequestId])
+async def test_an_id_is_the_same_to_the_database_as_to_us(
+    database: Database, acme: TenantContext, kind: type[Id]
+) -> None:
+    """`app.*_id` and `wardmesh.ids` are two spellings of one rule."""
+    domains = [f"app.{kind.__name__.removesuffix('Id').lower()}_id"]
+    domains += ["app.scope_id"] if kind in _SCOPES else ["app.principal_id"] if kind in _PRINCIPALS else []
+    good = kind.new()
+    prefix, suffix = good.split("_")
+    bad = ["", "_", suffix, f"{prefix}_", good[:-1], f"{good}0", f"{good}\n", f"\n{good}", good.upper(), f"x{good}",
+           f"{prefix}__{suffix[1:]}", f"{prefix}_8{suffix[1:]}", f"{prefix}_{suffix[:-1]}u", f"{prefix}_{suffix[:-1]}*",
+           f"{prefix}é{suffix}"]  # fmt: skip
+    for domain in domains:
+        async with database.transaction(acme) as connection:
+            assert await connection.fetchval(f"select $1::text::{domain}", good) == good
+        for text in bad:
+            with pytest.raises(ValueError, match="expected"):
+                kind.parse(text)
+            with pytest.raises(DatabaseDefect):
+                await run(database, acme, f"select $id${text}$id$::text::{domain}")

@@ -15,15 +15,17 @@ On failure: `MalformedEnvelope` for a message, `LogDamaged` for stored bytes.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Final, Literal
+from math import isfinite
+from typing import Any, Final, Literal, get_type_hints
 from uuid import UUID
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
+from typing_extensions import TypedDict
 
 from wardmesh.contracts.audit import (
     SEALING_MARGIN,
@@ -99,7 +101,8 @@ def decode_envelope(subject: str, data: bytes, received_at: datetime) -> Envelop
     events: dict[EventId, AuditEvent] = {}
     for event in envelope.events:
         events.setdefault(event.id, event)
-    return Envelope(parsed.scope, tuple(_candidate(parsed, event, received_at) for event in events.values()))
+    spelling = _Spelling(parsed.scope, parsed.source, received_at)
+    return Envelope(parsed.scope, tuple(_candidate(parsed, spelling, event, received_at) for event in events.values()))
 
 
 def _what_is_wrong(error: ValidationError) -> str:
@@ -112,13 +115,13 @@ def _what_is_wrong(error: ValidationError) -> str:
     return "unknown_category" if fields == {"category"} else "malformed_envelope"
 
 
-def _candidate(subject: AuditSubject, event: AuditEvent, received_at: datetime) -> Candidate:
+def _candidate(subject: AuditSubject, spelling: _Spelling, event: AuditEvent, received_at: datetime) -> Candidate:
     if event.details and is_too_deep(event.details):
         raise MalformedEnvelope("details_too_deep", subject.scope)
     if time_problem(event.occurred_at, received_at, margin=SEALING_MARGIN) is not None:
         raise MalformedEnvelope("clock_far_off", subject.scope)
     try:
-        leaf = encode_leaf(subject.scope, subject.source, received_at, event)
+        leaf = spelling.leaf(event)
     except (ValueError, RecursionError) as error:  # a number that JSON has no spelling for, a lone surrogate
         raise MalformedEnvelope("unspeakable_event", subject.scope) from error
     if len(leaf) > MAX_ENTRY_BYTES:
@@ -128,15 +131,52 @@ def _candidate(subject: AuditSubject, event: AuditEvent, received_at: datetime) 
 
 def encode_leaf(scope: Scope, source: str, received_at: datetime, event: AuditEvent) -> bytes:
     """Return the bytes that are hashed; raise `ValueError` if there is no JSON for them."""
-    document: dict[str, Any] = {
-        "version": VERSION,
-        "scope": scope,
-        "source": source,
-        "received_at": received_at.astimezone(UTC).isoformat(timespec="microseconds"),
-        "event": event.model_dump(mode="json", exclude_defaults=True),
-    }
-    text = json.dumps(document, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode()
+    return _Spelling(scope, source, received_at).leaf(event)
+
+
+class _Spelling:
+    """How the leaves of one envelope are spelled: what they share is spelled once.
+
+    The encoder is given the event's own fields, in their order, not a copy that is made of them first: spelling was the
+    largest part of what an event costs a sealer (docs/adr/0020).
+    """
+
+    def __init__(self, scope: Scope, source: str, received_at: datetime) -> None:
+        received = received_at.astimezone(UTC).isoformat(timespec="microseconds")
+        shared = to_json({"received_at": received, "scope": scope, "source": source, "version": VERSION})
+        self._rest = b"," + shared[1:]
+
+    def leaf(self, event: AuditEvent) -> bytes:
+        """Return the bytes that are hashed."""
+        fields = event.__dict__
+        said = {name: fields[name] for name, default in _FIELDS if fields[name] != default}
+        if "details" in said:
+            said["details"] = _ordered(said["details"])
+        return b'{"event":' + _SPELLED.serializer.to_json(said) + self._rest
+
+
+def _ordered(value: Any) -> Any:
+    """Return JSON with its keys sorted; raise `ValueError` for a number that JSON has no spelling for."""
+    if isinstance(value, dict):
+        return {name: _ordered(value[name]) for name in sorted(value)}
+    if isinstance(value, list):
+        return [_ordered(each) for each in value]
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError("not a number of JSON's")
+    return value
+
+
+_LEAF_END: Final = b',"version":%d}' % VERSION
+_NEVER: Final = object()
+_FIELDS: Final = tuple(
+    (name, _NEVER if field.is_required() else field.get_default(call_default_factory=True))
+    for name, field in sorted(AuditEvent.model_fields.items())
+)
+"""An event's fields in the order in which they are spelled, and what says nothing in each, and is left out."""
+_TYPES: Final = get_type_hints(AuditEvent, include_extras=True)
+_SPELLED: Final[TypeAdapter[dict[str, Any]]] = TypeAdapter(
+    TypedDict("_Spelled", {name: _TYPES[name] for name, _ in _FIELDS}, total=False)  # type: ignore[operator]  # the fields are the model's
+)
 
 
 def decode_leaf(stored: Stored) -> Entry:
@@ -219,9 +259,36 @@ def log_of(problem: MalformedEnvelope) -> Scope:
     return OrgId.nil() if problem.scope is None else problem.scope
 
 
-def by_category(entries: Iterable[Entry]) -> Mapping[Category, list[Entry]]:
-    """Return entries by category, each in the order given."""
-    found: dict[Category, list[Entry]] = {}
-    for entry in entries:
-        found.setdefault(entry.event.category, []).append(entry)
-    return found
+@dataclass(frozen=True, slots=True)
+class News:
+    """An entry as it is told of: an `Entry` in JSON."""
+
+    index: int
+    category: Category
+    entry: bytes
+
+
+def news_of(index: int, candidate: Candidate) -> News:
+    """Return what is told of an event that has just got its place; its leaf says everything else already."""
+    entry = b'{"index":%d,%b}' % (index, candidate.leaf[1 : -len(_LEAF_END)])
+    return News(index, candidate.event.category, entry)
+
+
+def news_of_stored(stored: Stored) -> News:
+    """Return what is told of a leaf that was read; raise `LogDamaged` if it says nothing."""
+    entry = decode_leaf(stored)
+    return News(entry.index, entry.event.category, entry.model_dump_json(exclude_defaults=True).encode())
+
+
+def bundles(news: Iterable[News], *, entries: int, size: int) -> list[list[News]]:
+    """Return news by category, each in the order given, in bundles of so many entries and bytes, or of one."""
+    full: list[list[News]] = []
+    growing: dict[Category, tuple[list[News], int]] = {}
+    for each in news:
+        bundle, used = growing.get(each.category, ([], 0))
+        if bundle and (len(bundle) == entries or used + len(each.entry) > size):
+            full.append(bundle)
+            bundle, used = [], 0
+        bundle.append(each)
+        growing[each.category] = bundle, used + len(each.entry) + 1
+    return full + [bundle for bundle, _ in growing.values()]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 from wardmesh.contracts.audit import AuditEvent, Filter, Position
 from wardmesh.crypto.tiles import Tile
@@ -16,13 +16,15 @@ from wardmesh.server.tenant import TenantContext
 from wardmesh_audit.domain import Candidate, Stored
 from wardmesh_audit.proofs import Head, SignedHead
 
+NOTHING: Final = range(0)
+
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """What sealing did: the first index it gave out, how many, and how many it had already."""
+    """What sealing did: the first index it gave out, to whom in order, and how many it had already."""
 
     first: int
-    added: int
+    added: Sequence[Candidate]
     known: int
 
 
@@ -41,6 +43,8 @@ class Publication:
 
     entries: Sequence[Stored]
     published_size: int
+    size: int
+    """Of the log: whether there is more to publish."""
     upto: int | None = None
 
 
@@ -54,11 +58,14 @@ class LogStore(Protocol):
         committed. An event id that the log has, from whenever, MUST NOT enter it again.
         """
 
-    def publication(self, scope: Scope, *, limit: int) -> AbstractAsyncContextManager[Publication]:
+    def publication(
+        self, scope: Scope, *, limit: int, at_hand: range = NOTHING
+    ) -> AbstractAsyncContextManager[Publication]:
         """Hold back other publishers of the scope, and show what is to be published next.
 
-        What `upto` was set to by the end of the block is remembered, durably, and never goes back. If the block
-        raises, nothing is remembered.
+        Entries are not read if the next one's index is among those that the caller has `at_hand`. What `upto` was set
+        to by the end of the block is remembered, and never goes back; a crash of the database soon after may forget it,
+        and then it is published again. If the block raises, nothing is remembered.
         """
 
     async def head(self, tenant: TenantContext) -> Head:

@@ -25,7 +25,6 @@ from typing import Final, NamedTuple, Protocol
 
 from opentelemetry import metrics
 
-from wardmesh.contracts.audit import Entry, SealedEntries
 from wardmesh.errors import WardmeshError
 from wardmesh.headers import TRACE_PARENT
 from wardmesh.ids import Scope
@@ -34,9 +33,9 @@ from wardmesh.server.database_errors import DatabaseDefect
 from wardmesh.server.messages import OutboundMessage
 from wardmesh.subjects import SealedSubject
 from wardmesh_audit import domain
-from wardmesh_audit.domain import Candidate, Envelope, Stored
+from wardmesh_audit.domain import Candidate, Envelope, News, Stored
 from wardmesh_audit.errors import LogDamaged, MalformedEnvelope
-from wardmesh_audit.ports import Emitter, LogStore, Publisher
+from wardmesh_audit.ports import Emitter, LogStore, Publisher, Sealed
 
 RETRY_SECONDS: Final = 1.0
 DAMAGED_RETRY_SECONDS: Final = 30.0
@@ -47,6 +46,8 @@ TRANSACTION_EVENTS: Final = 4_096
 TRANSACTION_BYTES: Final = 4 * 1024 * 1024
 """Of one scope's transaction; it must stay well within the database's time limits, or it would never succeed."""
 PUBLISH_ENTRIES: Final = 256
+PUBLISH_BYTES: Final = 512 * 1024
+"""Of one message; it must stay below what the broker takes (1 MiB) and whoever is woken by it wants to have at once."""
 DEAD_SUBJECT: Final = "dead.audit"
 MAX_DEAD_BYTES: Final = 960 * 1024
 """With the headers it must fit a message (1 MiB), or publishing it would cost us the connection."""
@@ -82,6 +83,9 @@ class Incoming(Protocol):
 
     async def retry(self, seconds: float) -> None:
         """Deliver it again after that time. MUST NOT raise."""
+
+
+_NONE: Final = Sealed(0, (), 0)
 
 
 class _Sealable(NamedTuple):
@@ -124,8 +128,8 @@ class Sealer:
 
     async def _seal_group(self, scope: Scope, group: Sequence[_Sealable]) -> None:
         try:
-            await self._append(scope, [candidate for item in group for candidate in item.envelope.candidates])
-            await self.publish_sealed(scope)
+            sealed = await self._append(scope, [candidate for item in group for candidate in item.envelope.candidates])
+            await self.publish_sealed(scope, sealed)
         except LogDamaged as error:
             _log.critical("the log of %s is not sealed: %s", scope, error.detail)
             await _retry(group, DAMAGED_RETRY_SECONDS)
@@ -141,11 +145,12 @@ class Sealer:
             for item in group:
                 await item.message.acknowledge()
 
-    async def _append(self, scope: Scope, candidates: Sequence[Candidate]) -> None:
+    async def _append(self, scope: Scope, candidates: Sequence[Candidate]) -> Sealed:
         sealed = await self._store.seal(scope, candidates)
-        _sealed.add(sealed.added)
+        _sealed.add(len(sealed.added))
         if sealed.known:
             _known.add(sealed.known)
+        return sealed
 
     async def _unstorable(self, scope: Scope, group: Sequence[_Sealable], error: DatabaseDefect) -> None:
         """Find the message that the database has no room for; a defect of another kind is nobody's message's fault."""
@@ -184,15 +189,26 @@ class Sealer:
         _log.error("a message could not be sealed and is in stream DEAD: %s %s", problem.reason, event.id)
         await message.acknowledge()
 
-    async def publish_sealed(self, scope: Scope) -> None:
-        """Publish what is sealed in `scope` and has not been published."""
-        while True:
-            async with self._store.publication(scope, limit=PUBLISH_ENTRIES) as publication:
-                if not publication.entries:
+    async def publish_sealed(self, scope: Scope, sealed: Sealed = _NONE) -> None:
+        """Publish what is in the log of `scope` and has not been published; `sealed` need not be read again."""
+        at_hand = range(sealed.first, sealed.first + len(sealed.added))
+        more = True
+        while more:
+            async with self._store.publication(scope, limit=PUBLISH_ENTRIES, at_hand=at_hand) as publication:
+                start = publication.published_size
+                if start in at_hand:
+                    told = list(
+                        map(domain.news_of, at_hand[start - at_hand.start :], sealed.added[start - at_hand.start :])
+                    )
+                    upto = at_hand.stop
+                elif publication.entries:
+                    told = [news for stored in publication.entries if (news := _readable(stored)) is not None]
+                    upto = publication.entries[-1].index + 1
+                else:
                     return
-                entries = [entry for stored in publication.entries if (entry := _readable(stored)) is not None]
-                await self._publisher.publish(news(scope, entries))
-                publication.upto = publication.entries[-1].index + 1
+                await self._publisher.publish(messages_of(scope, told))
+                publication.upto = upto
+                more = upto < publication.size
 
 
 def _parts(group: Sequence[_Sealable]) -> Iterator[list[_Sealable]]:
@@ -209,22 +225,22 @@ def _parts(group: Sequence[_Sealable]) -> Iterator[list[_Sealable]]:
     yield part
 
 
-def news(scope: Scope, entries: Sequence[Entry]) -> list[OutboundMessage]:
-    """Return the messages that tell of sealed entries, one a category."""
+def messages_of(scope: Scope, told: Sequence[News]) -> list[OutboundMessage]:
+    """Return the messages that tell of sealed entries: of one category each, as `SealedEntries`."""
     return [
         OutboundMessage(
-            SealedSubject(scope, category).format(),
-            SealedEntries(entries=tuple(members)).model_dump_json(exclude_defaults=True).encode(),
+            SealedSubject(scope, bundle[0].category).format(),
+            b'{"entries":[%b]}' % b",".join(news.entry for news in bundle),
             {},
-            f"{scope}:{category}:{members[0].index}-{members[-1].index}",
+            f"{scope}:{bundle[0].category}:{bundle[0].index}-{bundle[-1].index}",
         )
-        for category, members in domain.by_category(entries).items()
+        for bundle in domain.bundles(told, entries=PUBLISH_ENTRIES, size=PUBLISH_BYTES)
     ]
 
 
-def _readable(stored: Stored) -> Entry | None:
+def _readable(stored: Stored) -> News | None:
     try:
-        return domain.decode_leaf(stored)
+        return domain.news_of_stored(stored)
     except LogDamaged as error:
         _log.critical("not published: %s", error.detail)
         return None

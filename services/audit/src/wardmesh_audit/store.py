@@ -27,7 +27,7 @@ from wardmesh.server.tenant import TenantContext
 from wardmesh_audit.behalf import scope_of, the_log
 from wardmesh_audit.domain import Candidate, Stored, searchable
 from wardmesh_audit.errors import LogDamaged
-from wardmesh_audit.ports import Located, Publication, Sealed
+from wardmesh_audit.ports import NOTHING, Located, Publication, Sealed
 from wardmesh_audit.proofs import FullTile, Head, SignedHead, grow, partial_tiles
 
 _HEAD: Final = "select size, frontier, root, published_size from audit.logs where scope_id = $1"
@@ -98,18 +98,22 @@ class PostgresStore:
                     fresh.setdefault(candidate.event.id, candidate)
             if fresh:
                 await self._append(connection, scope, head, list(fresh.values()))
-        return Sealed(head.size, len(fresh), len(candidates) - len(fresh))
+        return Sealed(head.size, tuple(fresh.values()), len(candidates) - len(fresh))
 
     @asynccontextmanager
-    async def publication(self, scope: Scope, *, limit: int) -> AsyncIterator[Publication]:
+    async def publication(self, scope: Scope, *, limit: int, at_hand: range = NOTHING) -> AsyncIterator[Publication]:
         """Show what is to be published next, and remember how far it was."""
         async with self._database.transaction(the_log(scope)) as connection:
+            # An fsync less for every batch; what is forgotten to have been published is published again.
+            connection.may_be_forgotten()
             # Not the head's row lock: appending goes on while the broker is being waited for.
             await connection.execute(_HOLD, scope)
             head = _head(await connection.fetchrow(_HEAD, scope))
             start = head.published_size
-            entries = await self._leaves(connection, scope, start, min(head.size, start + limit))
-            publication = Publication(entries, start)
+            entries: Sequence[Stored] = ()
+            if start not in at_hand:
+                entries = await self._leaves(connection, scope, start, min(head.size, start + limit))
+            publication = Publication(entries, start, head.size)
             yield publication
             if publication.upto is not None:
                 await connection.execute(_PUBLISHED, scope, publication.upto)

@@ -5,8 +5,9 @@
 
 What always holds: a statement runs inside a transaction whose settings came with its BEGIN, in one round trip; the
 connection is clean again when the next one gets it, and that costs no round trip of its own (it goes with COMMIT).
-A block that ends without an exception is durably committed when it has ended. A block in which a statement failed
-outside a savepoint is never reported as committed, even if the exception was swallowed.
+A block that ends without an exception is durably committed when it has ended, unless it said `may_be_forgotten`. A
+block in which a statement failed outside a savepoint is never reported as committed, even if the exception was
+swallowed.
 
 On failure: the errors of `wardmesh.server.database_errors`, nothing else of the driver's. When the server is away, a
 call fails within `DatabaseLimits.acquire_seconds`, retryably; connections are made anew by whoever comes next, so
@@ -57,6 +58,7 @@ __all__ = [
 # first statement of COMMIT raises, whereas a bare COMMIT would quietly roll back.
 _CLEAN: Final = "RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *; SELECT pg_advisory_unlock_all()"
 _COMMIT: Final = f"SET CONSTRAINTS ALL IMMEDIATE; {_CLEAN}; COMMIT"
+_COMMIT_SOON: Final = f"SET CONSTRAINTS ALL IMMEDIATE; {_CLEAN}; SET LOCAL synchronous_commit = off; COMMIT"
 _ROLLBACK: Final = f"ROLLBACK; {_CLEAN}"
 _ROLLBACK_SECONDS: Final = 2.0  # a connection that takes longer is dropped instead
 _CLOSE_SECONDS: Final = 5.0
@@ -105,6 +107,7 @@ class Connection:
     ) -> None:
         self._raw = raw
         self._read_only = read_only
+        self._commit_statement = _COMMIT
         self._failed = False
         self._ended = False
         self._savepoints = 0
@@ -150,6 +153,10 @@ class Connection:
             raise
         await self.execute(f"RELEASE SAVEPOINT {name}")
 
+    def may_be_forgotten(self) -> None:
+        """Commit without waiting for the disk: for what is written again if a crash of the server takes it back."""
+        self._commit_statement = _COMMIT_SOON
+
     def before_commit(self, hook: BeforeCommit) -> None:
         """Run `hook` in this transaction, last; if it raises, nothing is committed."""
         self._before_commit.append(hook)
@@ -174,7 +181,7 @@ class Connection:
         if self._failed:
             raise DatabaseDefect("a statement failed and the exception was swallowed; use a savepoint")
         try:
-            await self._raw.execute(_COMMIT)
+            await self._raw.execute(self._commit_statement)
         except FROM_DRIVER as error:
             translated = _translate_on(self._raw, error)
             in_doubt = isinstance(translated, DatabaseUnavailable) or isinstance(error, TimeoutError)
