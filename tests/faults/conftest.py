@@ -20,6 +20,9 @@ from wardmesh_cli.embedded.mesh import EmbeddedMesh
 TOKEN_SECONDS = 6
 """Tokens and connections expire all the time here, so that no fault is met by a credential that is fresh by chance."""
 
+LOG_ROUNDS_EACH = 4
+"""Rounds of the log alone for each round of the whole mesh: they are shorter, and fifty make two hundred."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     faults = parser.getgroup("faults")
@@ -36,6 +39,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         # Without the default: when the whole suite runs, this file is read after the command line was.
         first, rounds = metafunc.config.getoption("--seed", 1), metafunc.config.getoption("--rounds", 1)
         metafunc.parametrize("seed", range(first, first + rounds))
+    if "log_seed" in metafunc.fixturenames:
+        first, rounds = metafunc.config.getoption("--seed", 1), metafunc.config.getoption("--rounds", 1)
+        metafunc.parametrize("log_seed", range(first, first + (rounds * LOG_ROUNDS_EACH if rounds > 1 else 1)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
