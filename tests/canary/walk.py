@@ -233,3 +233,5 @@ async def _audit(home: Mesh, pouch: Pouch) -> None:
     await home.audit.prove(index=0, size=checkpoint.size)
     await home.audit.consistency(old_size=1, size=checkpoint.size)
     await home.audit.receipt(event_id=event_id)
+    await home.audit.tile(path="tile/0/000.p/1")
+    await home.audit.bundle_part(path="tile/entries/000.p/1")

@@ -38,6 +38,7 @@ class Shell:
             folder=self.folder,
             connect=self.world.connect,
             http=None if self.http is None else httpx2.MockTransport(self.http),
+            web=None if self.http is None else httpx2.MockTransport(self.http),
         )
         result = CliRunner().invoke(build(), list(arguments), input=stdin, obj=around, prog_name="wardmesh")
         if result.exception is not None and not isinstance(result.exception, SystemExit):

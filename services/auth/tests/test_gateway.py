@@ -22,6 +22,7 @@ from wardmesh.subjects import RpcSubject
 from wardmesh_auth import openapi
 from wardmesh_auth.gateway import Answer, Gateway
 from wardmesh_auth.gateway_http import Door, application
+from wardmesh_auth.gateway_log import LogPages
 from wardmesh_auth.gateway_streams import Streams
 
 # Fixed, because they are in the names of tests.
@@ -67,7 +68,7 @@ class Mesh:
             openapi={},
         )
         self.streams = Streams(self.door)
-        self.app = application(self.door, self.streams.routes())
+        self.app = application(self.door, [*self.streams.routes(), *LogPages(self.door).routes()])
 
 
 @pytest.fixture

@@ -78,6 +78,7 @@ class Surroundings:
     folder: Path = field(default_factory=Path.cwd)
     connect: Connect = wardmesh.connect
     http: httpx2.AsyncBaseTransport | None = None
+    web: httpx2.BaseTransport | None = None
 
     def profile_file(self, data: Path | None) -> Path | None:
         """Return the file of the profile that counts: the data folder's that was named, else the nearest."""

@@ -1,30 +1,32 @@
-"""Checks an exported log, with no server and no credential: `verify_export(folder)`.
+"""Checks an exported log, with no server and no credential: `verify_export(folder)`, or `verify_files` for any place.
 
 It recomputes the hash of every entry, every tile and the root, checks the checkpoint's signature, compares the readable
-copy (`entries.ndjson`) byte for byte, and says what it checked. On damage it names the first entry or tile concerned.
+copy (`entries.ndjson`) byte for byte where there is one, checks that the log was at every earlier size what a
+checkpoint says that somebody kept, and says what it checked. On damage it names the first entry or tile concerned.
 
 What always holds: an export is reported as sound only if the trusted key signed its checkpoint and everything that the
-signed size requires is there and is what was signed. The folder is somebody else's: nothing outside of it is read (no
-symbolic link is followed, nothing but regular files is opened), no file is read beyond the size that it may have, and
-memory does not grow with the log. Paths are computed from the signed size, never taken from the folder.
+signed size requires is there and is what was signed. Whoever serves the files is not believed in anything, and memory
+does not grow with the log. Paths are computed from the signed size, never taken from the export.
 
-On failure: a `Report` with its `damage`; nothing is raised for what a folder contains. `OSError` for a disk that cannot
-be read, `InvalidKey` if the caller's own key is not one.
+On failure: a `Report` with its `damage`; nothing is raised for what an export contains. `OSError` for a disk that
+cannot be read, `InvalidKey` if the caller's own key is not one, `UnusableCheckpoint` for a checkpoint that the caller
+kept and that is not this log's.
 """
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
-from typing import IO, Final
+from types import MappingProxyType
+from typing import IO, Final, TypeAlias
 
+from wardmesh.audit_files import FileRefused, Files, Folder
 from wardmesh.crypto.checkpoint import Checkpoint, open_checkpoint
 from wardmesh.crypto.encoding import base64_encode
 from wardmesh.crypto.errors import CryptoError, InconsistentLog, MalformedEncoding
-from wardmesh.crypto.log_verify import verify_log
+from wardmesh.crypto.log_verify import verify_bundles
 from wardmesh.crypto.merkle import HASH_BYTES
 from wardmesh.crypto.note import MAX_NOTE_BYTES, VerifierKey
 from wardmesh.crypto.tiles import (
@@ -43,7 +45,6 @@ ENTRIES: Final = "entries.ndjson"
 MAX_KEY_BYTES: Final = 4096
 MAX_TILE_BYTES: Final = TILE_WIDTH * HASH_BYTES
 MAX_BUNDLE_BYTES: Final = TILE_WIDTH * (2 + MAX_ENTRY_BYTES)
-MAX_LINE_BYTES: Final = MAX_ENTRY_BYTES + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Damage:
 class Report:
     """What was checked, and what was found."""
 
-    folder: Path
+    place: str
     key_is_pinned: bool
     """Whether the caller named the key. If not, the export's own was used, which proves nothing about its origin."""
     verifier_key: str | None = None
@@ -72,6 +73,8 @@ class Report:
     entries_checked: int = 0
     tiles_checked: int = 0
     lines_checked: int = 0
+    checkpoints_checked: tuple[str, ...] = ()
+    """The names of the checkpoints that were kept, and that this log extends."""
     damage: Damage | None = None
 
     @property
@@ -87,10 +90,10 @@ class Report:
             if not self.key_is_pinned:
                 yield "           this key came with the export: compare it with one that you have from elsewhere"
         if self.is_sound:
-            yield (
-                f"checked    {self.entries_checked} entries, {self.tiles_checked} tiles, the root, "
-                f"{self.lines_checked} lines of {ENTRIES}"
-            )
+            copy = f", {self.lines_checked} lines of {ENTRIES}" if self.lines_checked == self.size else ""
+            yield f"checked    {self.entries_checked} entries, {self.tiles_checked} tiles, the root{copy}"
+            for name in self.checkpoints_checked:
+                yield f"extends    {name}"
             yield "sound      nothing was changed, dropped, inserted or reordered"
         else:
             yield f"checked    {self.entries_checked} entries before the end"
@@ -100,13 +103,52 @@ class Report:
         return "\n".join(self.lines())
 
 
-def verify_export(folder: Path, verifier_key: str | None = None) -> Report:
-    """Check the export in `folder` against the log's `verifier_key`; without one, against the key that it came with."""
-    report = Report(folder, key_is_pinned=verifier_key is not None)
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called now and then with how many entries are checked, and how many there are."""
+
+
+class UnusableCheckpoint(Exception):
+    """A checkpoint that was kept is not signed by the key, or not this log's."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name}: {why}")
+        self.name = name
+
+
+def _nobody(_checked: int, _size: int) -> None:
+    pass
+
+
+def verify_export(
+    folder: Path,
+    verifier_key: str | None = None,
+    *,
+    kept: Mapping[str, bytes] = MappingProxyType({}),
+    progress: Progress = _nobody,
+) -> Report:
+    """Check the export in `folder` against the log's `verifier_key`; without one, against the key that it came with.
+
+    `kept` are signed checkpoints of the log that somebody has from earlier, by a name that the report may call them.
+    """
+    return verify_files(Folder(folder), str(folder), verifier_key, kept=kept, progress=progress)
+
+
+def verify_files(
+    files: Files,
+    place: str,
+    verifier_key: str | None = None,
+    *,
+    kept: Mapping[str, bytes] = MappingProxyType({}),
+    progress: Progress = _nobody,
+) -> Report:
+    """As `verify_export`, wherever the files are; only a folder has to have the readable copy."""
+    report = Report(place, key_is_pinned=verifier_key is not None)
     pinned = None if verifier_key is None else VerifierKey.parse(verifier_key)
-    export = _Export(_Folder(folder), report)
+    export = _Export(files, report, kept, progress, needs_lines=isinstance(files, Folder))
     try:
         export.check(pinned)
+    except FileRefused as refused:
+        report.damage = Damage(refused.what, refused.path)
     except _Damaged as damaged:
         report.damage = damaged.damage
     except InconsistentLog as error:
@@ -121,71 +163,22 @@ class _Damaged(Exception):
         self.damage = Damage(what, path, entry)
 
 
-class _Folder:
-    """Reads files of a folder that may be hostile."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._folders: set[str] = set()
-
-    def read(self, path: str, max_bytes: int) -> bytes | None:
-        """Return a file's content, or None if there is no such file."""
-        with_size = self._find(path)
-        if with_size is None:
-            return None
-        if with_size > max_bytes:
-            raise _Damaged(f"{path} is larger than it can be ({max_bytes} bytes)", path)
-        with (self._root / path).open("rb") as handle:
-            return handle.read(max_bytes + 1)
-
-    def open(self, path: str) -> IO[bytes] | None:
-        """Open a file of any size, or return None if there is no such file."""
-        return None if self._find(path) is None else (self._root / path).open("rb")
-
-    def exists(self, path: str) -> bool:
-        return self._find(path) is not None
-
-    def _find(self, path: str) -> int | None:
-        """Return the size of a regular file that is reached through folders only."""
-        parent, _, _ = path.rpartition("/")
-        parts = parent.split("/") if parent else []
-        for end in range(1, len(parts) + 1):
-            folder = "/".join(parts[:end])
-            if folder in self._folders:
-                continue
-            mode = self._mode(folder)
-            if mode is None:
-                return None
-            if not stat.S_ISDIR(mode.st_mode):
-                raise _Damaged(f"{folder} is not a folder", folder)
-            self._folders.add(folder)
-        found = self._mode(path)
-        if found is None:
-            return None
-        if not stat.S_ISREG(found.st_mode):
-            raise _Damaged(f"{path} is not a regular file", path)
-        return found.st_size
-
-    def _mode(self, path: str) -> os.stat_result | None:
-        try:
-            return (self._root / path).lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-
 @dataclass(slots=True)
 class _Export:
     """One pass over the entries, with the readable copy beside them."""
 
-    folder: _Folder
+    files: Files
     report: Report
+    kept: Mapping[str, bytes]
+    progress: Progress
+    needs_lines: bool
     unreadable: Damage | None = None
     """Why the entries ended before their signed number."""
     _line_damage: Damage | None = field(default=None, init=False)
 
     def check(self, pinned: VerifierKey | None) -> None:
         report = self.report
-        note = self.folder.read(CHECKPOINT, MAX_NOTE_BYTES)
+        note = self.files.read(CHECKPOINT, MAX_NOTE_BYTES)
         if note is None:
             raise _Damaged(f"{CHECKPOINT} is missing: the export did not finish", CHECKPOINT)
         key = pinned or self._own_key()
@@ -195,20 +188,29 @@ class _Export:
             raise _Damaged(f"{CHECKPOINT}: {error}", CHECKPOINT) from error
         report.verifier_key, report.signature_checked = str(key), True
         report.origin, report.size, report.root = checkpoint.origin, checkpoint.size, checkpoint.root
+        kept = self._kept(key)
+        for name, old in kept.items():
+            if old.size > checkpoint.size:
+                raise _Damaged(
+                    f"the log ends before entry {old.size - 1}, which {name} was signed with",
+                    CHECKPOINT,
+                    checkpoint.size,
+                )
 
-        lines = self.folder.open(ENTRIES)
-        if lines is None:
+        lines = self.files.open(ENTRIES)
+        if lines is None and self.needs_lines:
             raise _Damaged(f"{ENTRIES} is missing", ENTRIES)
-        with lines:
-            entries = self._entries(checkpoint, lines)
-            verified = verify_log(entries, note, key, stored=self._tile)
-            report.tiles_checked = verified.tiles
-            if self._line_damage is None and lines.read(1):
+        with lines or BytesIO():
+            verified = verify_bundles(
+                self._bundles(checkpoint, lines), checkpoint, stored=self._tile, kept=tuple(kept.values())
+            )
+            report.tiles_checked, report.checkpoints_checked = verified.tiles, tuple(kept)
+            if lines is not None and self._line_damage is None and lines.read(1):
                 self._line_damage = Damage(f"{ENTRIES} goes on after the last entry", ENTRIES, checkpoint.size)
         report.damage = self._line_damage
 
     def _own_key(self) -> VerifierKey:
-        text = self.folder.read(VERIFIER_KEY, MAX_KEY_BYTES)
+        text = self.files.read(VERIFIER_KEY, MAX_KEY_BYTES)
         if text is None:
             raise _Damaged(f"{VERIFIER_KEY} is missing: name the log's key", VERIFIER_KEY)
         try:
@@ -216,37 +218,52 @@ class _Export:
         except CryptoError as error:
             raise _Damaged(f"{VERIFIER_KEY}: {error}", VERIFIER_KEY) from error
 
-    def _tile(self, tile: Tile) -> bytes | None:
-        return self.folder.read(tile.path, MAX_TILE_BYTES)
+    def _kept(self, key: VerifierKey) -> Mapping[str, Checkpoint]:
+        opened: dict[str, Checkpoint] = {}
+        for name, note in self.kept.items():
+            try:
+                opened[name] = open_checkpoint(note, key)
+            except CryptoError as error:
+                raise UnusableCheckpoint(name, str(error)) from error
+        return opened
 
-    def _entries(self, checkpoint: Checkpoint, lines: IO[bytes]) -> Iterator[bytes]:
+    def _tile(self, tile: Tile) -> bytes | None:
+        return self.files.read(tile.path, MAX_TILE_BYTES)
+
+    def _bundles(self, checkpoint: Checkpoint, lines: IO[bytes] | None) -> Iterator[Sequence[bytes]]:
         for signed in bundles_of(checkpoint.size):
-            bundle = self._stored_bundle(signed)
-            if bundle is None:
+            bundle, content = self._stored_bundle(signed)
+            if content is None:
                 return
             first = bundle.index * TILE_WIDTH
-            content = self.folder.read(bundle.path, MAX_BUNDLE_BYTES)
             try:
-                entries = decode_bundle(content or b"", width=bundle.width)
+                entries = decode_bundle(content, width=bundle.width)
             except MalformedEncoding as error:
                 self.unreadable = Damage(f"{bundle.path} (from entry {first}): {error}", bundle.path, first)
                 return
-            for index, entry in enumerate(entries, first):
-                self._compare(index, entry, lines)
-                self.report.entries_checked += 1
-                yield entry
+            if lines is not None and self._line_damage is None:
+                self._compare(first, entries, lines)
+            self.report.entries_checked += len(entries)
+            self.progress(self.report.entries_checked, checkpoint.size)
+            yield entries
 
-    def _stored_bundle(self, signed: EntryBundle) -> EntryBundle | None:
+    def _stored_bundle(self, signed: EntryBundle) -> tuple[EntryBundle, bytes | None]:
         """Return the bundle that is there: that of the signed size, or of an export that ended within it."""
-        widths = range(signed.width, 0, -1)
-        candidates = (EntryBundle(signed.index, width) for width in widths)
-        return next((bundle for bundle in candidates if self.folder.exists(bundle.path)), None)
+        content = self.files.read(signed.path, MAX_BUNDLE_BYTES)
+        if content is not None:
+            return signed, content
+        shorter = (EntryBundle(signed.index, width) for width in range(signed.width - 1, 0, -1))
+        found = next((bundle for bundle in shorter if self.files.exists(bundle.path)), None)
+        return (signed, None) if found is None else (found, self.files.read(found.path, MAX_BUNDLE_BYTES))
 
-    def _compare(self, index: int, entry: bytes, lines: IO[bytes]) -> None:
-        if self._line_damage is None:
-            line = lines.readline(MAX_LINE_BYTES)
-            if line != entry + b"\n":
-                self._line_damage = Damage(f"line {index} of {ENTRIES} is not entry {index}", ENTRIES, index)
-                self.report.lines_checked = index
-            else:
-                self.report.lines_checked += 1
+    def _compare(self, first: int, entries: Sequence[bytes], lines: IO[bytes]) -> None:
+        """Compare the readable copy of a bundle at once; look for the line only where it differs."""
+        expected = b"".join(entry + b"\n" for entry in entries)
+        found = lines.read(len(expected))
+        if found == expected:
+            self.report.lines_checked += len(entries)
+            return
+        pairs = zip(expected.splitlines(keepends=True), found.splitlines(keepends=True), strict=False)
+        at = first + next((place for place, (one, other) in enumerate(pairs) if one != other), found.count(b"\n"))
+        self._line_damage = Damage(f"line {at} of {ENTRIES} is not entry {at}", ENTRIES, at)
+        self.report.lines_checked = at

@@ -19,6 +19,7 @@ from wardmesh_audit.signing import BucketMemory, LogSigner
 from wardmesh_audit.store import PostgresStore
 from wardmesh_audit.store_reading import PostgresReading
 from wardmesh_audit.subscriber import sealing_broker
+from wardmesh_audit.tiles import TileReader
 from wardmesh_audit.wakeups import NatsWakeups
 
 
@@ -36,7 +37,7 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     service = AuditService(store, runtime.audit, _now)
     reading = ReadingService(store, PostgresReading(runtime.database), wakeups)
     prover = Prover(store, wakeups, signer, memory)
-    handlers.bind(runtime.operations, service, reading, prover)
+    handlers.bind(runtime.operations, service, reading, prover, TileReader(store))
     runtime.on_stop(reading.end_tails)
     runtime.on_stop(prover.end_waits)
 

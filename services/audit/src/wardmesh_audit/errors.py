@@ -6,7 +6,8 @@
     ServiceUnavailable
     └── SigningRefused      the head does not extend what was signed before: nothing is signed until people have looked
     NotFound
-    └── NoSuchEntry         a proof was asked for an entry or a size that the log does not have
+    ├── NoSuchEntry         a proof was asked for an entry or a size that the log does not have
+    └── NoSuchTile          the log has no tile or bundle of that path, or not as wide a one yet
     Conflict
     └── TooManyPositions    a principal has saved as many positions as it may
 
@@ -62,3 +63,9 @@ class TooManyPositions(Conflict):
     """One more name than a principal may have."""
 
     advice = "You have saved as many positions as you may. Delete those that nobody goes on from."
+
+
+class NoSuchTile(NotFound):
+    """The log has no tile of that path, or not as wide a one yet."""
+
+    advice = "Ask for what a checkpoint's size requires, by its C2SP path: tile/0/000, tile/entries/x001/067.p/12."

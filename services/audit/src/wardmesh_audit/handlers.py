@@ -7,9 +7,12 @@ from wardmesh.server.operations import Operations
 from wardmesh_audit.proving import Prover
 from wardmesh_audit.reading import ReadingService
 from wardmesh_audit.service import AuditService
+from wardmesh_audit.tiles import TileReader
 
 
-def bind(operations: Operations, service: AuditService, reading: ReadingService, prover: Prover) -> None:
+def bind(
+    operations: Operations, service: AuditService, reading: ReadingService, prover: Prover, tiles: TileReader
+) -> None:
     operations.bind(contracts.EMIT, service.emit)
     operations.bind(contracts.QUERY, reading.query)
     operations.bind(contracts.TAIL, reading.tail)
@@ -21,3 +24,5 @@ def bind(operations: Operations, service: AuditService, reading: ReadingService,
     operations.bind(contracts.PROVE, prover.prove)
     operations.bind(contracts.RECEIPT, prover.receipt)
     operations.bind(contracts.CONSISTENCY, prover.consistency)
+    operations.bind(contracts.TILE, tiles.tile)
+    operations.bind(contracts.BUNDLE, tiles.bundle)

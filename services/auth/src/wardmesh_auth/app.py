@@ -29,6 +29,7 @@ from wardmesh_auth.callout import Callout
 from wardmesh_auth.connections import Connections
 from wardmesh_auth.gateway import Gateway
 from wardmesh_auth.gateway_http import Door, application
+from wardmesh_auth.gateway_log import LogPages
 from wardmesh_auth.gateway_streams import Streams
 from wardmesh_auth.passwords import Argon2Passwords
 from wardmesh_auth.responder import respond
@@ -108,7 +109,7 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
             openapi=openapi.document(ALL.values(), version=VERSION),
         )
         streams = Streams(door)
-        http = application(door, streams.routes())
+        http = application(door, [*streams.routes(), *LogPages(door).routes()])
         await stack.enter_async_context(serving(http, settings.auth_http_host, settings.auth_http_port))
         stack.callback(streams.close)
         yield

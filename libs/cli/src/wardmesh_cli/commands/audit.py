@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -10,10 +9,9 @@ from typing import Annotated
 import typer
 
 from wardmesh import Mesh
-from wardmesh.audit_export import ExportIncomplete, export_log, verify_export
+from wardmesh.audit_export import ExportIncomplete, export_log
 from wardmesh.contracts.audit import Checkpoint, Entry, Leaves, Outcome
-from wardmesh.crypto.errors import CryptoError
-from wardmesh_cli.commanding import Run, local_command, mesh_command
+from wardmesh_cli.commanding import Run, mesh_command
 from wardmesh_cli.commands.audit_filter import (
     ActionOption,
     AgentOption,
@@ -27,7 +25,7 @@ from wardmesh_cli.commands.audit_filter import (
     utc,
 )
 from wardmesh_cli.connecting import Where
-from wardmesh_cli.failures import FAILED, CommandFailed, UsageFailed
+from wardmesh_cli.failures import CommandFailed
 from wardmesh_cli.output import BAD, DOUBTFUL, GOOD, Styled, timestamp
 from wardmesh_cli.parameters import ActorOption, CategoryOption, LimitOption, RequestOption
 from wardmesh_cli.streaming import CountOption, SecondsOption, until
@@ -174,42 +172,6 @@ async def export(
     else:
         out.line(f"exported {done.size} entries to {done.folder}")
         out.note(f"next: wardmesh audit verify {done.folder} --key {done.verifier_key}", "dim")
-
-
-@local_command(app, "verify")
-async def verify(
-    run: Run,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="An export.", exists=True, file_okay=False)],
-    key: Annotated[
-        str | None, typer.Option("--key", help="The log's verifier key, from elsewhere than the export.")
-    ] = None,
-) -> None:
-    """Verify an export: offline, with no credential. Fails if anything was changed, dropped or added."""
-    try:
-        report = verify_export(folder, key)
-    except CryptoError as error:
-        raise UsageFailed(
-            f"This is no verifier key: {error}.", "It is the line that `audit checkpoint` shows."
-        ) from error
-    if run.out.as_json:
-        run.out.document(
-            {
-                "sound": report.is_sound,
-                "origin": report.origin,
-                "size": report.size,
-                "root": report.root.hex(),
-                "key": report.verifier_key,
-                "key_is_pinned": report.key_is_pinned,
-                "entries_checked": report.entries_checked,
-                "tiles_checked": report.tiles_checked,
-                "damage": report.damage and asdict(report.damage),
-            }
-        )
-    else:
-        for line in report.lines():
-            run.out.line(line, BAD if line.startswith("DAMAGED") else GOOD if line.startswith("sound") else "")
-    if not report.is_sound:
-        raise typer.Exit(FAILED)
 
 
 class Log:

@@ -16,6 +16,7 @@ from wardmesh.crypto.errors import CryptoError
 from wardmesh.crypto.note import MAX_NOTE_BYTES, SignedNote, VerifierKey
 from wardmesh.crypto.tiles import MAX_ENTRY_BYTES
 from wardmesh.crypto.tlog_proof import MAX_TLOG_PROOF_BYTES
+from wardmesh_cli.bounded_files import read_bounded
 from wardmesh_cli.commanding import Run, local_command, mesh_command
 from wardmesh_cli.connecting import Where
 from wardmesh_cli.failures import CommandFailed, UsageFailed
@@ -66,9 +67,9 @@ async def check_receipt(
 ) -> None:
     """Verify a receipt: offline, with no credential. Fails unless the log's key vouches for the entry."""
     verifier = _verifier(key)
-    given = None if entry is None else _read(entry, MAX_ENTRY_BYTES)
+    given = None if entry is None else read_bounded(entry, MAX_ENTRY_BYTES)
     try:
-        verified = verify_receipt(_read(file, MAX_TLOG_PROOF_BYTES), verifier, entry=given)
+        verified = verify_receipt(read_bounded(file, MAX_TLOG_PROOF_BYTES), verifier, entry=given)
     except CryptoError as error:
         raise CommandFailed(f"{file} proves nothing: {error}.", "Ask the log for the receipt anew.") from error
     signed = verified.checkpoint
@@ -103,7 +104,7 @@ async def growth(
 ) -> None:
     """Check that the log only grew since a checkpoint that was kept: nothing before it was changed or dropped."""
     pinned = None if key is None else _verifier(key)
-    note = _read(kept, MAX_NOTE_BYTES)
+    note = read_bounded(kept, MAX_NOTE_BYTES)
     try:
         old_size = Checkpoint.parse_text(SignedNote.parse(note).text).size
     except CryptoError as error:
@@ -137,14 +138,6 @@ def _verifier(key: str) -> VerifierKey:
         raise UsageFailed(
             f"This is no verifier key: {error}.", "It is the line that `audit checkpoint` shows."
         ) from error
-
-
-def _read(path: Path, max_bytes: int) -> bytes:
-    with path.open("rb") as handle:
-        content = handle.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise UsageFailed(f"{path} has more than {max_bytes} bytes.", "It is another file that is meant.")
-    return content
 
 
 def _write(path: Path, content: bytes) -> None:

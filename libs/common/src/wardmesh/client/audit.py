@@ -62,6 +62,8 @@ class Audit(Surface):
     save_position = method(audit.SAVE_POSITION)
     list_positions = method(audit.LIST_POSITIONS)
     delete_position = method(audit.DELETE_POSITION)
+    tile = method(audit.TILE)
+    bundle_part = method(audit.BUNDLE)
 
     def __init__(self, timed: Timed, emitter: Emitter) -> None:
         super().__init__(timed)

@@ -55,6 +55,7 @@ class Fault(StrEnum):
     ENTRY_EXTRA = "entry extra"  # the log goes on after its signed size
     TILE_CHANGED = "tile changed"  # a stored tile differs from the entries under it
     TILE_MISSING = "tile missing"  # a tile that the signed size requires is not stored
+    FORKED = "forked"  # what was signed at an earlier size is not what this log was then
     ROOT_DIFFERS = "root differs"  # the entries make another root, and no tiles say where they differ
 
 
@@ -64,6 +65,7 @@ _ADVICE: Final = {
     Fault.ENTRY_EXTRA: "lies beyond the signed size",
     Fault.TILE_CHANGED: "is the first that differs from the entries beneath",
     Fault.TILE_MISSING: "is not stored",
+    Fault.FORKED: "is where a checkpoint that was kept ends, and this log was never what that one says",
     Fault.ROOT_DIFFERS: "to the last: somewhere an entry is not what was signed; stored tiles would tell where",
 }
 

@@ -4,9 +4,10 @@ The entries are hashed into a tree; its root must be the signed one. That alone 
 signed. Where the log's stored tiles are at hand too, it is also said *which* entry is not, and tiles that were
 tampered with are found even though the entries are sound.
 
-What always holds: a log is reported as verified only if the checkpoint's signature is right, there are exactly as many
-entries as it says, their root is the signed one, and every stored tile that was asked for agrees. Memory does not grow
-with the log. Tiles are never believed: they serve to find a difference, and the signed root says who is to blame.
+What always holds: a log is reported as verified only if the checkpoint's signature is right, there are exactly as
+many entries as it says, their root is the signed one, every stored tile that was asked for agrees, and the log was at
+each earlier size what was signed then and kept. Memory does not grow with the log. Tiles are never believed: they
+serve to find a difference, and the signed root says who is to blame.
 
 On failure: `InconsistentLog` with the fault and the first entry concerned; `BadSignature` or `MalformedEncoding` for
 the checkpoint.
@@ -16,7 +17,8 @@ Sources: RFC 6962 section 2.1; C2SP tlog-tiles and tlog-checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -54,25 +56,53 @@ def verify_log(
     `origin` as in `open_checkpoint`. With `stored`, every tile that the log's size requires is compared as well.
     """
     checkpoint = open_checkpoint(signed_checkpoint, vkey, origin=origin)
+    return verify_bundles(_in_bundles(iter(entries), checkpoint.size), checkpoint, stored=stored)
+
+
+def verify_bundles(
+    bundles: Iterator[Sequence[bytes]],
+    checkpoint: Checkpoint,
+    *,
+    stored: StoredTile | None = None,
+    kept: Sequence[Checkpoint] = (),
+) -> VerifiedLog:
+    """Return only if `bundles` are the entries of `checkpoint`, which the caller has opened, 256 at a time.
+
+    A bundle MUST NOT have more than 256 entries; the log ends with the first that has fewer than its size requires.
+    It MUST have been what each checkpoint of `kept` says at its size; those are the caller's, opened too.
+    """
     size = checkpoint.size
-    source = iter(entries)
     builder = TileBuilder()
     comparison = _Comparison(size, stored)
-    for bundle in bundles_of(size):
-        leaves = [sha256(LEAF_PREFIX + entry).digest() for entry in islice(source, bundle.width)]
+    marks = deque(sorted(kept, key=lambda each: each.size))
+    forked: Checkpoint | None = None
+    for expected, entries in zip(bundles_of(size), bundles, strict=False):
+        leaves = [sha256(LEAF_PREFIX + entry).digest() for entry in entries]
+        while marks and marks[0].size <= builder.size + len(leaves):
+            mark = marks.popleft()
+            if forked is None and builder.root(leaves[: mark.size - builder.size]) != mark.root:
+                forked = mark
         comparison.check(builder.add(leaves))
-        if len(leaves) < bundle.width:
+        if len(leaves) != expected.width:
             break
     comparison.check(builder.partial_tiles())
 
-    if builder.size == size and builder.root() == checkpoint.root:
-        if next(source, None) is not None:
-            raise InconsistentLog(Fault.ENTRY_EXTRA, size)
-        if comparison.first is not None:
-            tile, position, fault = comparison.first
-            raise InconsistentLog(fault, tile.first_entry(position), tile=tile.path)
-        return VerifiedLog(checkpoint, comparison.compared)
-    raise _blame(builder.size, checkpoint, comparison, stored)
+    if builder.size != size or builder.root() != checkpoint.root:
+        raise _blame(builder.size, checkpoint, comparison, stored)
+    if next(bundles, None):
+        raise InconsistentLog(Fault.ENTRY_EXTRA, size)
+    if comparison.first is not None:
+        tile, position, fault = comparison.first
+        raise InconsistentLog(fault, tile.first_entry(position), tile=tile.path)
+    if forked is not None or any(mark.size > size for mark in marks):
+        raise InconsistentLog(Fault.FORKED, marks[0].size if forked is None else forked.size)
+    return VerifiedLog(checkpoint, comparison.compared)
+
+
+def _in_bundles(entries: Iterator[bytes], size: int) -> Iterator[Sequence[bytes]]:
+    for bundle in bundles_of(size):
+        yield list(islice(entries, bundle.width))
+    yield list(islice(entries, 1))  # not empty where there are too many
 
 
 class _Difference(NamedTuple):

@@ -43,12 +43,13 @@ class TileBuilder:
             if row:
                 yield Tile(level, self._full[level], len(row)), b"".join(row)
 
-    def root(self) -> bytes:
-        """Return the root over all leaves."""
+    def root(self, more: Sequence[bytes] = ()) -> bytes:
+        """Return the root over all leaves, and over those of `more` as if they had been added."""
         frontier = Frontier()
         for level in reversed(range(len(self._rows))):
             for subtree in self._rows[level]:
                 frontier.append_subtree(TILE_HEIGHT * level, subtree)
+        frontier.extend(more)
         return frontier.root()
 
     def _append(self, level: int, hashes: Sequence[bytes], filled: list[tuple[Tile, bytes]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wardmesh.contracts.audit import entries, positions, proofs, receipts
+from wardmesh.contracts.audit import entries, positions, proofs, receipts, tiles
 from wardmesh.contracts.audit.entries import (
     EMIT,
     MAX_BODY_BYTES,
@@ -75,6 +75,14 @@ from wardmesh.contracts.audit.rules import (
     MAX_PAGE_BYTES,
     READ,
 )
+from wardmesh.contracts.audit.tiles import (
+    BUNDLE,
+    TILE,
+    BundlePart,
+    ReadBundle,
+    ReadTile,
+    TileContent,
+)
 from wardmesh.contracts.audit.typed import (
     ActionExecution,
     Administration,
@@ -96,6 +104,7 @@ from wardmesh.contracts.audit.typed import (
 from wardmesh.contracts.operation import AnyContract
 
 __all__ = [
+    "BUNDLE",
     "CHECKPOINT",
     "CONSISTENCY",
     "CONTRACTS",
@@ -122,6 +131,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "SEALING_MARGIN",
     "TAIL",
+    "TILE",
     "Action",
     "ActionExecution",
     "Administration",
@@ -131,6 +141,7 @@ __all__ = [
     "Authentication",
     "Authorization",
     "BridgeExchange",
+    "BundlePart",
     "Checkpoint",
     "ConfigurationChange",
     "ConsistencyProof",
@@ -154,7 +165,9 @@ __all__ = [
     "Prove",
     "ProveGrowth",
     "Query",
+    "ReadBundle",
     "ReadLeaves",
+    "ReadTile",
     "Reason",
     "Receipt",
     "SavePosition",
@@ -163,6 +176,7 @@ __all__ = [
     "SecretAccess",
     "Tail",
     "Target",
+    "TileContent",
     "ToolCall",
     "TraceId",
     "TypedEvent",
@@ -178,4 +192,5 @@ CONTRACTS: tuple[AnyContract, ...] = (
     *positions.CONTRACTS,
     *proofs.CONTRACTS,
     *receipts.CONTRACTS,
+    *tiles.CONTRACTS,
 )

@@ -1,0 +1,176 @@
+"""`wardmesh audit verify` on a folder, on a static web server, and on servers that lie, stall and swell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+from conftest import Shell
+
+from wardmesh.audit_export import export_log
+from wardmesh.contracts.audit import Checkpoint, Leaves
+from wardmesh.crypto import checkpoint as signed
+from wardmesh.crypto.merkle import leaf_hash, root_of
+from wardmesh.crypto.note import Signer
+from wardmesh_cli.failures import CommandFailed
+from wardmesh_cli.web_files import MAX_TRIES, WebFiles
+
+LOG_KEY = Signer.from_seed("wardmesh.test/ws_1", bytes(range(32)))
+KEY = str(LOG_KEY.verifier)
+LEAVES = [b'{"entry":%d}' % number for number in range(600)]
+URL = "https://log.example/v1/ws_1/log"
+
+
+def note(size: int, leaves: list[bytes] = LEAVES) -> bytes:
+    root = root_of([leaf_hash(leaf) for leaf in leaves[:size]])
+    return signed.sign_checkpoint(signed.Checkpoint(LOG_KEY.verifier.name, size, root), LOG_KEY)
+
+
+class Log:
+    async def checkpoint(self) -> Checkpoint:
+        return Checkpoint(note=note(len(LEAVES)).decode(), verifier_key=KEY, size=len(LEAVES))
+
+    async def leaves(self, *, start: int, limit: int) -> Leaves:
+        page = tuple(LEAVES[start : start + limit])
+        return Leaves(leaves=page, hashes=tuple(map(leaf_hash, page)))
+
+
+@pytest.fixture
+async def export(tmp_path: Path) -> Path:
+    await export_log(Log(), tmp_path / "export")
+    return tmp_path / "export"
+
+
+def static(folder: Path, *, without: tuple[str, ...] = ()) -> Callable[[httpx2.Request], httpx2.Response]:
+    """A web server that knows nothing of logs."""
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        path = request.url.path.removeprefix("/v1/ws_1/log/")
+        file = folder / path
+        if path in without or not file.is_file():
+            return httpx2.Response(404)
+        return httpx2.Response(200, stream=httpx2.ByteStream(file.read_bytes()))
+
+    return answer
+
+
+def test_a_folder_behind_a_url_is_verified_like_a_folder(wardmesh: Shell, export: Path) -> None:
+    wardmesh.http = static(export)
+    ran = wardmesh("audit", "verify", URL)
+    assert (ran.status, "600 lines of entries.ndjson" in ran.out) == (0, True), ran.out
+    assert "this key came with the export" in ran.out
+    wardmesh.http = static(export, without=("entries.ndjson", "verifier-key"))  # as the gateway serves it
+    ran = wardmesh("audit", "verify", f"{URL}/", "--key", KEY)
+    assert (ran.status, "entries.ndjson" in ran.out) == (0, False), ran.out
+    assert wardmesh("audit", "verify", URL).status == 1  # nobody said which key
+
+
+@pytest.mark.parametrize("path", ["tile/entries/001", "tile/0/001", "tile/1/000.p/2", "entries.ndjson", "checkpoint"])
+def test_a_byte_that_a_server_changes_is_found(wardmesh: Shell, export: Path, path: str) -> None:
+    content = bytearray((export / path).read_bytes())
+    content[-3] ^= 1
+    (export / path).write_bytes(content)
+    wardmesh.http = static(export)
+    ran = wardmesh("audit", "verify", URL, "--key", KEY, "--json")
+    assert (ran.status, ran.json["sound"]) == (1, False)
+    if path == "tile/entries/001":
+        assert ran.json["damage"]["entry"] == 511
+
+
+def test_what_a_server_leaves_out_is_missed(wardmesh: Shell, export: Path) -> None:
+    for path, entry in (("tile/entries/001", 256), ("tile/0/002.p/88", 512)):
+        wardmesh.http = static(export, without=(path,))
+        assert wardmesh("audit", "verify", URL, "--key", KEY, "--json").json["damage"]["entry"] == entry
+
+
+def test_checkpoints_that_were_kept(wardmesh: Shell, export: Path, tmp_path: Path) -> None:
+    names = []
+    for size in (0, 1, 256, 300, 600):
+        file = tmp_path / f"kept-{size}"
+        file.write_bytes(note(size))
+        names += ["--since", str(file)]
+    ran = wardmesh("audit", "verify", str(export), "--key", KEY, *names)
+    assert (ran.status, ran.out.count("extends    ")) == (0, 5), ran.out
+
+    forked = tmp_path / "forked"
+    forked.write_bytes(note(300, [*LEAVES[:200], b"another", *LEAVES[201:]]))
+    ran = wardmesh("audit", "verify", str(export), "--key", KEY, *names, "--since", str(forked), "--json")
+    assert (ran.status, ran.json["damage"]["entry"]) == (1, 300)
+    forked.write_bytes(note(601, [*LEAVES, b"more"]))
+    ran = wardmesh("audit", "verify", str(export), "--key", KEY, "--since", str(forked))
+    assert (ran.status, "the log ends before entry 600" in ran.out) == (1, True)
+    forked.write_bytes(signed.sign_checkpoint(signed.Checkpoint("x/ws_2", 1, bytes(32)), LOG_KEY))
+    assert wardmesh("audit", "verify", str(export), "--key", KEY, "--since", str(forked)).status == 2
+
+
+def test_a_server_that_swells_is_not_read_to_its_end(export: Path) -> None:
+    sent = 0
+
+    class Endless(httpx2.SyncByteStream):
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            nonlocal sent
+            while True:
+                sent += 65536
+                yield bytes(65536)
+
+    transport = httpx2.MockTransport(lambda _request: httpx2.Response(200, stream=Endless()))
+    files = WebFiles(URL, lambda: None, transport=transport)
+    with pytest.raises(Exception, match="larger than it can be"):
+        files.read("tile/0/000", 8192)
+    assert sent <= 4 * 65536
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx2.Response(302, headers={"location": "https://elsewhere.example/"}),
+        httpx2.Response(200, headers={"content-encoding": "gzip"}, content=b""),
+        httpx2.Response(401), httpx2.Response(403), httpx2.Response(500),
+    ],
+    ids=["redirect", "encoded", "401", "403", "500"],
+)  # fmt: skip
+def test_what_is_no_answer_is_no_damage(wardmesh: Shell, answer: httpx2.Response) -> None:
+    wardmesh.http = lambda _request: answer
+    ran = wardmesh("audit", "verify", URL, "--key", KEY)
+    assert (ran.status, "log.example does not give out checkpoint" in ran.err) == (1, True)
+
+
+def test_a_server_that_asks_to_wait_is_waited_for_within_bounds() -> None:
+    pauses: list[float] = []
+    answers = [
+        httpx2.Response(429, headers={"retry-after": "2"}), httpx2.Response(503),
+        httpx2.Response(200, stream=httpx2.ByteStream(b"x")),
+    ]  # fmt: skip
+    transport = httpx2.MockTransport(lambda _request: answers.pop(0))
+    assert WebFiles(URL, lambda: None, transport=transport, sleep=pauses.append).read("checkpoint", 9) == b"x"
+    assert pauses == [2.0, 1.0]
+    busy = httpx2.MockTransport(lambda _request: httpx2.Response(429, headers={"retry-after": "999999"}))
+    pauses.clear()
+    with pytest.raises(CommandFailed):
+        WebFiles(URL, lambda: None, transport=busy, sleep=pauses.append).read("checkpoint", 9)
+    assert pauses == [30.0] * (MAX_TRIES - 1)
+
+
+def test_a_token_goes_to_its_server_and_never_in_plain_text(wardmesh: Shell, export: Path, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("eyJ0\n")
+    seen: set[str | None] = set()
+    server = static(export)
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        seen.add(request.headers.get("authorization"))
+        return server(request)
+
+    wardmesh.http = answer
+    token = ("--token-file", str(tmp_path / "token"))
+    assert wardmesh("audit", "verify", URL, "--key", KEY, *token).status == 0
+    assert seen == {"Bearer eyJ0"}
+    seen.clear()
+    assert wardmesh("audit", "verify", "http://log.example/v1/ws_1/log", "--key", KEY, *token).status == 2
+    assert seen == set()
+    assert wardmesh("audit", "verify", "http://127.0.0.1:8080/v1/ws_1/log", "--key", KEY, *token).status == 0
+
+
+def test_what_is_no_export_is_said_to_be_none(wardmesh: Shell, tmp_path: Path) -> None:
+    assert wardmesh("audit", "verify", str(tmp_path / "nowhere")).status == 2

@@ -1,0 +1,81 @@
+"""The log as C2SP tlog-tiles, piece by piece: what the gateway serves to other people's tools.
+
+Hashes say nothing of what they are made of, so reading tiles leaves no entry; entries leave the house, and reading them
+is recorded as every other export is.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import Field, StringConstraints
+
+from wardmesh.contracts.audit.rules import MAX_LEAVES, READ, reading
+from wardmesh.contracts.operation import (
+    ANY_SCOPE,
+    AnyContract,
+    AuditRule,
+    Category,
+    Durability,
+    Level,
+    Message,
+    Permission,
+    operation,
+)
+
+MAX_PATH_CHARACTERS: Final = 64
+"""`tile/63/` and seven groups of digits are 40."""
+TilePath = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PATH_CHARACTERS)]
+
+
+class ReadTile(Message):
+    """A tile of hashes, by its C2SP path (`tile/0/x001/067.p/12`)."""
+
+    path: TilePath
+
+
+class TileContent(Message):
+    content: bytes
+
+
+class ReadBundle(Message):
+    """A bundle of entries by its C2SP path (`tile/entries/000`), without the first `skip` entries.
+
+    A message holds fewer bytes than a bundle may have, so who reads one asks until nothing is left.
+    """
+
+    path: TilePath
+    skip: int = Field(default=0, ge=0, lt=MAX_LEAVES)
+
+
+class BundlePart(Message):
+    content: bytes
+    entries: int
+    left: int
+    """How many entries of the bundle come after these."""
+
+
+TILE = operation(
+    "audit",
+    "tile",
+    ReadTile,
+    TileContent,
+    summary="Read a tile of the log's hashes",
+    access=READ,
+    scopes=ANY_SCOPE,
+    audit=AuditRule(Category.ADMINISTRATION, "audit.tile", Durability.REFUSALS_ONLY, targets=("path",)),
+    idempotent=True,
+)
+BUNDLE = operation(
+    "audit",
+    "bundle",
+    ReadBundle,
+    BundlePart,
+    summary="Read a bundle of the log's entries",
+    access=Permission("audit.export", Level.OPERATOR),
+    scopes=ANY_SCOPE,
+    audit=reading("audit.export"),
+    idempotent=True,
+)
+
+CONTRACTS: tuple[AnyContract, ...] = (TILE, BUNDLE)
