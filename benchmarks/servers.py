@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from wardmesh_cli.embedded.ports import free_ports
 from wardmesh_cli.embedded.programs import script
 
+START_SECONDS: Final = 30.0
+"""A broker is there in a fraction of a second; one that needs this long is not coming."""
+
 
 @contextmanager
 def broker() -> Iterator[str]:
-    """Yield the URL of a nats-server with JetStream that acknowledges what the disk has."""
+    """Yield the URL of a nats-server with JetStream that acknowledges what the disk has, once it answers.
+
+    A client of nats-py that finds nobody would print its stack trace, and try again.
+    """
     [port] = free_ports(1, avoid=frozenset())
     with tempfile.TemporaryDirectory(prefix="wardmesh-bench-") as folder:
         configuration = Path(folder) / "nats.conf"
@@ -31,9 +40,20 @@ def broker() -> Iterator[str]:
             stderr=subprocess.DEVNULL,
         ) as server:
             try:
+                _wait_until_it_answers(port, server)
                 yield f"nats://127.0.0.1:{port}"
             finally:
                 server.terminate()
+
+
+def _wait_until_it_answers(port: int, server: subprocess.Popen[bytes]) -> None:
+    give_up = time.monotonic() + START_SECONDS
+    while True:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+            return
+        if server.poll() is not None or time.monotonic() > give_up:
+            raise RuntimeError("the broker did not come up")
+        time.sleep(0.02)
 
 
 @contextmanager

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from types import SimpleNamespace
 
 import httpx2
 import pytest
 from conftest import Shell
+from nats.aio import client as nats_client
 
+from wardmesh import header_parser
 from wardmesh.errors import ServiceUnavailable
 from wardmesh_cli import checks, probing
 from wardmesh_cli.checks import State
@@ -23,6 +26,16 @@ def test_a_machine_without_a_mesh_is_healthy(wardmesh: Shell) -> None:
     found = {finding["name"]: finding for finding in ran.json["findings"]}
     assert found["Python"]["state"] == "ok"
     assert found["data folder"]["state"] == "skipped"
+
+
+def test_a_package_that_breaks_headers_is_named(wardmesh: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    wardmesh.profile_file.unlink()
+    monkeypatch.setattr(nats_client, "parse_email", lambda _raw: SimpleNamespace(headers={"Request-Id": ["req_1"]}))
+    ran = wardmesh("doctor", "--json")
+    assert (ran.status, ran.json["healthy"]) == (1, False)
+    [wrong] = [finding for finding in ran.json["findings"] if finding["state"] == "wrong"]
+    assert "fast-mail-parser" in wrong["what"]
+    assert wrong["do"] == header_parser.ADVICE
 
 
 def test_a_mesh_that_is_down_is_not(wardmesh: Shell) -> None:

@@ -24,6 +24,7 @@ from typing import Final
 import nats
 import nats.errors
 
+from wardmesh import header_parser
 from wardmesh.errors import ServiceUnavailable, WardmeshError
 from wardmesh.ids import OrgId
 from wardmesh.subjects import SERVICES
@@ -68,6 +69,13 @@ def python() -> Finding:
     if sys.version_info[:2] < PYTHON:
         return Finding("Python", State.WRONG, version, "Install Python 3.11 or later.")
     return Finding("Python", State.OK, version)
+
+
+def headers() -> Finding:
+    """Does nats-py read headers here as they were sent?"""
+    if header_parser.is_usable():
+        return Finding("headers", State.OK, "nats-py reads them")
+    return Finding("headers", State.WRONG, "fast-mail-parser breaks them", header_parser.ADVICE)
 
 
 def programs() -> Iterator[Finding]:
@@ -196,7 +204,7 @@ async def credential(data: Path | None, around: Surroundings) -> Finding:
 
 async def examine(data: Path | None, around: Surroundings) -> list[Finding]:
     """Make every check that can be made here."""
-    found = [python(), *programs()]
+    found = [python(), headers(), *programs()]
     try:
         file = around.profile_file(data)
         profile = None if file is None else profiles.load(file)

@@ -22,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
+from wardmesh import header_parser
 from wardmesh.client.audit import Audit, Emitter, emitter
 from wardmesh.client.auth import Auth
 from wardmesh.client.bridge import AgreementKeys, Bridge
@@ -144,7 +145,10 @@ def connect(
     An address that begins with `tls://` is spoken to in TLS or not at all, and so is every one if `tls` is given. The
     broker's certificate is trusted if `tls` trusts it, else the authority in the file `WARDMESH_CA_FILE`, else the
     system's. `ws://` and `wss://` need the package aiohttp.
+
+    Raises `HeaderParserUnusable` where another package keeps nats-py from reading headers.
     """
+    header_parser.check()
     servers = tuple(part.strip() for part in (url or os.environ.get(URL_VARIABLE) or DEFAULT_URL).split(","))
     credential = _credential(api_key, token, session, on_session, holder, parse_scope(scope) if scope else None)
     if any(server.startswith(_WEBSOCKET) for server in servers) and importlib.util.find_spec("aiohttp") is None:

@@ -22,6 +22,7 @@ from typing import Final, TypeVar
 
 from joserfc.jwk import OKPKey
 
+from wardmesh import header_parser
 from wardmesh.contracts import of_service
 from wardmesh.contracts.audit import AuditEnvelope, AuditEvent
 from wardmesh.errors import WardmeshError
@@ -218,7 +219,10 @@ async def running(service: str, settings: SettingsT, build: Build[SettingsT]) ->
 
 
 def main(service: str, settings_class: type[SettingsT], build: Build[SettingsT]) -> None:
-    """Run a service until SIGTERM or SIGINT; exit with 70 if it could not go on."""
+    """Run a service until SIGTERM or SIGINT; exit with 70 if it could not go on, or could not begin."""
+    if not header_parser.is_usable():
+        sys.stderr.write(f"{header_parser.ADVICE}\n")
+        sys.exit(70)
     settings = settings_class()
     telemetry.configure_logging(service, settings.log_level)
     with asyncio.Runner(loop_factory=_event_loop) as runner:
