@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx2
@@ -13,7 +15,9 @@ from conftest import Shell
 from nats.aio import client as nats_client
 
 from wardmesh import header_parser
+from wardmesh.client.spool_files import SpoolFolder
 from wardmesh.errors import ServiceUnavailable
+from wardmesh.ids import AgentId, WorkspaceId
 from wardmesh_cli import checks, probing
 from wardmesh_cli.checks import State
 from wardmesh_cli.connecting import Surroundings
@@ -56,6 +60,27 @@ def test_what_others_can_read_is_found(wardmesh: Shell) -> None:
         ("identities", State.WRONG),
     ]
     assert findings[1].do == f"chmod 700 {identities}"
+
+
+def test_events_that_wait_on_disk_are_shown(wardmesh: Shell, tmp_path: Path) -> None:
+    wardmesh.profile_file.unlink()
+    folder = tmp_path / "spool"
+    spool = SpoolFolder.open(folder, WorkspaceId.new(), AgentId.new())
+    spool.append([b"{}", b"{}"])
+
+    def finding() -> dict[str, str]:
+        ran = wardmesh("doctor", "--audit-spool", str(folder), "--json")
+        return next(each for each in ran.json["findings"] if each["name"] == "audit spool")
+
+    assert finding()["state"] == "ok"
+    assert finding()["what"].startswith("2 events wait")
+    for segment in folder.glob("0*.events"):
+        os.utime(segment, (1, 1))
+    assert finding()["state"] == "doubtful"
+    spool.refuse(b"{}", "invalid_request")
+    assert finding()["state"] == "wrong"
+    spool.close()
+    assert wardmesh("doctor", "--audit-spool", str(tmp_path / "none")).status == 1
 
 
 @pytest.mark.parametrize(("off", "state"), [(0, State.OK), (90, State.WRONG), (-90, State.WRONG)])

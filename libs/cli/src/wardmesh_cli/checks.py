@@ -25,6 +25,7 @@ import nats
 import nats.errors
 
 from wardmesh import header_parser
+from wardmesh.client.spool_files import inspect
 from wardmesh.errors import ServiceUnavailable, WardmeshError
 from wardmesh.ids import OrgId
 from wardmesh.subjects import SERVICES
@@ -42,6 +43,8 @@ CLOCK_OFF: Final = timedelta(seconds=5)
 PROMPT_SECONDS: Final = 0.9
 """The broker gives the callout one to two seconds; a refusal before that is somebody's decision."""
 CONNECT_SECONDS: Final = 5
+SPOOL_LAG_SECONDS: Final = 60.0
+"""An event that waits longer than this waits for somebody to do something."""
 PORTS: Final = {4222: "--port", 4223: "--websocket-port", 8080: "--http-port", 8081: "--ingest-port"}
 _PRIVATE_IN_FOLDER: Final = ("profile.json", "identities")
 
@@ -202,9 +205,34 @@ async def credential(data: Path | None, around: Surroundings) -> Finding:
     return Finding("credential", State.OK, f"{identity.principal}, {identity.level} in {identity.scope}")
 
 
-async def examine(data: Path | None, around: Surroundings) -> list[Finding]:
+def spool(folder: Path) -> Finding:
+    """Do audit events wait on this disk?"""
+    name = "audit spool"
+    try:
+        state = inspect(folder)
+    except OSError as error:
+        return Finding(
+            name, State.WRONG, f"{folder}: {type(error).__name__}", "Give the folder that `connect` was given."
+        )
+    what = f"{state.events} events wait, {state.size_bytes // 1024} KiB"
+    if state.refused or state.damaged:
+        aside = f"{what}; {state.refused} refused, {state.damaged} damaged"
+        return Finding(
+            name, State.WRONG, aside, f"Look at refused.events and damaged.events in {folder}, then move them."
+        )
+    age = 0.0 if state.oldest is None else time.time() - state.oldest
+    if state.events and age > SPOOL_LAG_SECONDS:
+        return Finding(
+            name, State.DOUBTFUL, what, "Is the mesh there, and a process that drains them? One that opens it does."
+        )
+    return Finding(name, State.OK, what)
+
+
+async def examine(data: Path | None, around: Surroundings, audit_spool: Path | None = None) -> list[Finding]:
     """Make every check that can be made here."""
     found = [python(), headers(), *programs()]
+    if audit_spool is not None:
+        found.append(await asyncio.to_thread(spool, audit_spool))
     try:
         file = around.profile_file(data)
         profile = None if file is None else profiles.load(file)

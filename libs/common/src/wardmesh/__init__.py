@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from wardmesh.client.bridge import ReceivedMessage
     from wardmesh.client.mesh import Mesh, connect
+    from wardmesh.client.spool_errors import SpoolFull, SpoolUnusable
     from wardmesh.client.webhooks import ReceivedEvent
     from wardmesh.contracts.audit import (
         ActionExecution,
@@ -55,6 +56,8 @@ __all__ = [
     "ReceivedEvent",
     "ReceivedMessage",
     "SecretAccess",
+    "SpoolFull",
+    "SpoolUnusable",
     "ToolCall",
     "WardmeshError",
     "WebhookReceipt",
@@ -80,6 +83,8 @@ _HOMES: Final = {
     "ReceivedEvent": "wardmesh.client.webhooks",
     "ReceivedMessage": "wardmesh.client.bridge",
     "SecretAccess": "wardmesh.contracts.audit",
+    "SpoolFull": "wardmesh.client.spool_errors",
+    "SpoolUnusable": "wardmesh.client.spool_errors",
     "ToolCall": "wardmesh.contracts.audit",
     "WardmeshError": "wardmesh.errors",
     "WebhookReceipt": "wardmesh.contracts.audit",

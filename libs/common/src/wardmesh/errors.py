@@ -396,5 +396,4 @@ def violations_of(error: ValidationError) -> tuple[Violation, ...]:
     return tuple(found)
 
 
-# A validator of ours may raise a ValueError whose text quotes the value; these types carry such texts.
-_MESSAGES_WITH_INPUT: Final = frozenset({"value_error", "assertion_error"})
+_MESSAGES_WITH_INPUT: Final = frozenset({"value_error", "assertion_error"})  # a validator of ours may quote the value

@@ -7,7 +7,7 @@ that the log keeps it once. `tail` neither misses nor repeats an entry, through 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol, runtime_checkable
 
 from pydantic import ValidationError
@@ -16,6 +16,8 @@ from pydantic_core import PydanticCustomError
 from wardmesh.client.batching import Batcher, BatchLimits
 from wardmesh.client.caller import Caller, invalid_request
 from wardmesh.client.methods import Surface, Timed, method
+from wardmesh.client.spool import Spool
+from wardmesh.client.spool_files import SpoolFolder
 from wardmesh.client.tailing import LogTail
 from wardmesh.contracts import audit
 from wardmesh.contracts.fields import MAX_PAGE
@@ -34,18 +36,30 @@ class Auditable(Protocol):
     def audit_event(self) -> audit.NewAuditEvent: ...
 
 
-Emitter = Batcher[EventId]
+class Emitter(Protocol):
+    """What all views of a mesh emit through."""
+
+    async def add(self, body: bytes, *, deadline: timedelta | None = None) -> EventId:
+        """MUST NOT return before the event is durable: in the mesh, or in the spool that was asked for."""
+
+    async def close(self, patience_seconds: float) -> None:
+        """Take no more; send what was taken, for as long as that."""
 
 
-def emitter(caller: Caller) -> Emitter:
-    """Return the batcher that all views of a mesh emit through."""
+def emitter(caller: Caller, spool: SpoolFolder | None = None) -> Emitter:
+    """Return the way of events to the log: directly, or by a spool on disk."""
 
     async def send(bodies: Sequence[bytes]) -> Sequence[EventId]:
         body = _HEAD + b",".join(bodies) + b"]}"
         # Every event has an id, and the log drops what is already in.
         return (await caller.call(audit.EMIT, body, repeatable=True)).response.ids
 
-    return Batcher(send, BatchLimits(items=audit.MAX_EMIT, bytes=audit.MAX_BODY_BYTES - 64))
+    limits = BatchLimits(items=audit.MAX_EMIT, bytes=audit.MAX_BODY_BYTES - 64)
+    if spool is None:
+        return Batcher(send, limits)
+    spooling = Spool(spool, send, limits)
+    spooling.start()
+    return spooling
 
 
 class Audit(Surface):
@@ -70,7 +84,10 @@ class Audit(Surface):
         self._emitter = emitter
 
     async def emit(self, event: audit.NewAuditEvent | Auditable) -> EventId:
-        """Write an event and return its id, once it is durable. Concurrent callers share an envelope."""
+        """Write an event and return its id, once it is durable: in the mesh, or in the spool if there is one.
+
+        Concurrent callers share an envelope. `InvalidRequest` names the field that the log would not take.
+        """
         return await self._emitter.add(_encoded(event, datetime.now(UTC)), deadline=self._timed.deadline)
 
     def tail(

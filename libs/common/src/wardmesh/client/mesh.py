@@ -32,6 +32,7 @@ from wardmesh.client.credentials import Credential, KeyCredential, SessionCreden
 from wardmesh.client.link import Dialling
 from wardmesh.client.methods import Timed
 from wardmesh.client.secrets import SealingKeys, Secrets, workspace_of
+from wardmesh.client.spool_files import SpoolFolder
 from wardmesh.client.subscription import Subscription
 from wardmesh.client.webhooks import Events, Publisher, Webhooks, publisher
 from wardmesh.contracts.auth import Session
@@ -134,6 +135,7 @@ def connect(
     tls: ssl.SSLContext | None = None,
     name: str = "wardmesh",
     timeout: timedelta = DEFAULT_DEADLINE,
+    audit_spool: Path | None = None,
 ) -> AbstractAsyncContextManager[Mesh]:
     """Return the mesh as an asynchronous context manager.
 
@@ -147,6 +149,10 @@ def connect(
     system's. `ws://` and `wss://` need the package aiohttp.
 
     Raises `HeaderParserUnusable` where another package keeps nats-py from reading headers.
+
+    With `audit_spool`, a folder of this process alone, `audit.emit` returns when the event is on disk there; it is sent
+    when the mesh is there, by this process or the next that opens the folder. So a mesh that does not answer is waited
+    for no longer than `timeout`, and is no failure.
     """
     header_parser.check()
     servers = tuple(part.strip() for part in (url or os.environ.get(URL_VARIABLE) or DEFAULT_URL).split(","))
@@ -162,19 +168,41 @@ def connect(
         tls=tls or _tls_of_environment(),
         tls_required=tls is not None or is_asked_for(servers),
     )
-    return _opening(dialling, credential, timeout.total_seconds())
+    return _opening(dialling, credential, timeout.total_seconds(), audit_spool)
 
 
 @asynccontextmanager
-async def _opening(dialling: Dialling, credential: Credential, patience_seconds: float) -> AsyncIterator[Mesh]:
+async def _opening(
+    dialling: Dialling, credential: Credential, patience_seconds: float, spool: Path | None
+) -> AsyncIterator[Mesh]:
+    if spool is None:
+        async with _connected(dialling, credential, patience_seconds, None) as mesh:
+            yield mesh
+        return
+    files = await asyncio.to_thread(SpoolFolder.open, spool, credential.scope, credential.principal)
+    try:
+        async with _connected(dialling, credential, patience_seconds, files) as mesh:
+            yield mesh
+    finally:
+        await asyncio.to_thread(files.close)
+
+
+@asynccontextmanager
+async def _connected(
+    dialling: Dialling, credential: Credential, patience_seconds: float, spool: SpoolFolder | None
+) -> AsyncIterator[Mesh]:
     connection = Connection(dialling)
     caller = Caller(connection, credential)
     connection.start()
     fresh: asyncio.Task[None] | None = None
     try:
-        await _first_grant(connection, caller, patience_seconds)
+        try:
+            await _first_grant(connection, caller, patience_seconds)
+        except ServiceUnavailable:
+            if spool is None:
+                raise
         fresh = asyncio.get_running_loop().create_task(caller.grants.keep_fresh(caller.exchange, connection.renew))
-        shared = _Shared(caller, emitter(caller), publisher(caller))
+        shared = _Shared(caller, emitter(caller, spool), publisher(caller))
         try:
             yield Mesh(shared)
         finally:
