@@ -31,7 +31,7 @@ from wardmesh.subjects import AuditSubject
 from wardmesh_audit.behalf import scope_of
 from wardmesh_audit.domain import Candidate, Stored, decode_envelope, decode_leaf
 from wardmesh_audit.errors import TooManyPositions
-from wardmesh_audit.ports import NOTHING, Located, Publication, Scanned, Sealed, SignedMeanwhile
+from wardmesh_audit.ports import NOTHING, Located, Place, Publication, Scanned, Sealed, SignedMeanwhile
 from wardmesh_audit.proofs import FullTile, Head, SignedHead, grow, partial_tiles
 from wardmesh_audit.searching import matches
 
@@ -103,6 +103,10 @@ class FakeLog(Failing):
 
     async def leaves(self, tenant: TenantContext, *, start: int, end: int) -> Sequence[Stored]:
         return self._leaves(self.rows[scope_of(tenant)], start, end)
+
+    async def places(self, tenant: TenantContext, *, start: int, end: int) -> Mapping[int, Place]:
+        rows = self.rows[scope_of(tenant)].leaves
+        return {index: Place(*rows[index]) for index in range(start, min(end, len(rows)))}
 
     async def locate(self, tenant: TenantContext, event_id: EventId) -> Located | None:
         rows = self.rows[scope_of(tenant)]

@@ -190,6 +190,11 @@ def decode_leaf(stored: Stored) -> Entry:
     )
 
 
+def is_of(leaf: bytes, event_id: str) -> bool:
+    """Tell whether a leaf, one that the tree vouches for, is that of the event."""
+    return f'"id":"{event_id}"'.encode() in leaf
+
+
 def searchable(text: str) -> str:
     """Return `text` as a column can hold it: PostgreSQL's text has no NUL. The leaf has it all the same."""
     return text.replace("\x00", "\ufffd")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from wardmesh.contracts.audit import AuditEvent, Filter, Position
 from wardmesh.crypto.tiles import Tile
@@ -17,6 +17,13 @@ from wardmesh_audit.domain import Candidate, Stored
 from wardmesh_audit.proofs import Head, SignedHead
 
 NOTHING: Final = range(0)
+
+
+class Place(NamedTuple):
+    """What the log remembers of an entry for ever, apart from its bytes and from the tree."""
+
+    event_id: str
+    leaf_hash: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,9 @@ class LogStore(Protocol):
 
     async def leaves(self, tenant: TenantContext, *, start: int, end: int) -> Sequence[Stored]:
         """Return the leaves of [start, end), at most a page's bytes, but at least one if there is one."""
+
+    async def places(self, tenant: TenantContext, *, start: int, end: int) -> Mapping[int, Place]:
+        """Return which event is remembered to be at each index of [start, end); of one that is not, nothing."""
 
     async def locate(self, tenant: TenantContext, event_id: EventId) -> Located | None:
         """Return where an event is, or None if the log does not have it."""

@@ -9,11 +9,12 @@ What always holds:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from wardmesh.contracts.audit import Emit, Emitted, Leaves, ReadLeaves
 from wardmesh.crypto.errors import MalformedEncoding
+from wardmesh.crypto.merkle import leaf_hash
 from wardmesh.crypto.tiles import TILE_WIDTH, Tile, decode_tile
 from wardmesh.server import telemetry
 from wardmesh.server.context import Call
@@ -59,12 +60,32 @@ class AuditService:
         found = await self._store.leaves(call.tenant, start=request.start, end=end)
         for expected, stored in enumerate(found, request.start):
             if stored.index != expected:
-                found = found[: expected - request.start]
+                # One that is there twice is left to the next call, which then begins with it.
+                found = found[: min(expected, stored.index) - request.start]
                 break
         if not found:
-            raise LogDamaged(f"Entry {request.start} is missing.")
+            raise LogDamaged(f"Entry {request.start} is missing, or there twice.")
         hashes = await self._leaf_hashes(call.tenant, request.start, request.start + len(found), size)
-        return Leaves(leaves=tuple(stored.leaf for stored in found), hashes=hashes)
+        known = await self._known(call.tenant, found, hashes)
+        return Leaves(leaves=tuple(stored.leaf for stored in found[:known]), hashes=hashes[:known])
+
+    async def _known(self, tenant: TenantContext, found: Sequence[domain.Stored], hashes: Sequence[bytes]) -> int:
+        """Return how many of these leaves the log remembers as it should; raise `LogDamaged` if the first is not.
+
+        An entry that differs from the tree is given out as it is: whoever verifies can then say what was changed. One
+        that agrees with it, and is remembered as another event or not at all, nobody else could see: an event with its
+        id would enter the log a second time.
+        """
+        start = found[0].index
+        places = await self._store.places(tenant, start=start, end=start + len(found))
+        for stored, value in zip(found, hashes, strict=True):
+            place = places.get(stored.index)
+            is_remembered = place is not None and place.leaf_hash == value and domain.is_of(stored.leaf, place.event_id)
+            if not is_remembered and leaf_hash(stored.leaf) == value:
+                if stored.index == start:
+                    raise LogDamaged(f"What the log remembers of entry {start} is damaged.")
+                return stored.index - start
+        return len(found)
 
     async def _leaf_hashes(self, tenant: TenantContext, start: int, end: int, size: int) -> tuple[bytes, ...]:
         wanted = [Tile.at(0, index, size) for index in range(start // TILE_WIDTH, (end - 1) // TILE_WIDTH + 1)]

@@ -27,7 +27,7 @@ from wardmesh.server.tenant import TenantContext
 from wardmesh_audit.behalf import scope_of, the_log
 from wardmesh_audit.domain import Candidate, Stored, searchable
 from wardmesh_audit.errors import LogDamaged
-from wardmesh_audit.ports import NOTHING, Located, Publication, Sealed
+from wardmesh_audit.ports import NOTHING, Located, Place, Publication, Sealed
 from wardmesh_audit.proofs import FullTile, Head, SignedHead, grow, partial_tiles
 
 _HEAD: Final = "select size, frontier, root, published_size from audit.logs where scope_id = $1"
@@ -58,6 +58,9 @@ _ADD_TILES: Final = """
     insert into audit.tiles (scope_id, level, index, root, hashes)
     select $1, level, index, root, hashes
       from unnest($2::smallint[], $3::bigint[], $4::bytea[], $5::bytea[]) as added (level, index, root, hashes)
+"""
+_PLACES: Final = """
+    select index, event_id, leaf_hash from audit.leaves where scope_id = $1 and index >= $2 and index < $3
 """
 _ADVANCE: Final = "update audit.logs set size = $2, frontier = $3, root = $4, sealed_at = now() where scope_id = $1"
 _PUBLISHED: Final = "update audit.logs set published_size = $2 where scope_id = $1 and published_size < $2"
@@ -129,6 +132,11 @@ class PostgresStore:
     async def tiles(self, tenant: TenantContext, tiles: Iterable[Tile]) -> Mapping[Tile, bytes]:
         async with self._database.transaction(tenant, read_only=True) as connection:
             return await self._tiles(connection, scope_of(tenant), list(tiles))
+
+    async def places(self, tenant: TenantContext, *, start: int, end: int) -> Mapping[int, Place]:
+        async with self._database.transaction(tenant, read_only=True) as connection:
+            rows = await connection.fetch(_PLACES, scope_of(tenant), start, end)
+        return {row["index"]: Place(row["event_id"], row["leaf_hash"]) for row in rows}
 
     async def locate(self, tenant: TenantContext, event_id: EventId) -> Located | None:
         async with self._database.transaction(tenant, read_only=True) as connection:
