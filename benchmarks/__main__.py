@@ -8,7 +8,7 @@ from typing import Final
 
 from benchmarks.report import Figure, show, step
 
-PROGRAMS: Final = ("request_reply", "durable_publish", "footprint", "sealing", "verification")
+PROGRAMS: Final = ("request_reply", "durable_publish", "footprint", "sealing", "log_growth", "verification")
 
 
 def main() -> None:
