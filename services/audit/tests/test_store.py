@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import asyncpg
 import pytest
 from fake_log import Person, candidates, event
 
@@ -15,11 +16,13 @@ from wardmesh.crypto.note import Signer
 from wardmesh.crypto.tile_builder import TileBuilder
 from wardmesh.crypto.tiles import Tile, tiles_of
 from wardmesh.ids import OrgId
+from wardmesh.server.database import Database
 from wardmesh.server.tenant import TenantContext
 from wardmesh_audit.behalf import the_log
 from wardmesh_audit.domain import decode_leaf
 from wardmesh_audit.ports import Located, LogStore
 from wardmesh_audit.proofs import Head, SignedHead
+from wardmesh_audit.store import PostgresStore
 
 
 def tenant(person: Person) -> TenantContext:
@@ -162,3 +165,18 @@ async def test_an_event_is_located_in_its_own_log(
     assert await store.locate(the_log(operator.scope), known[2].id) == Located(2, last.leaf_hash, last.leaf)
     assert await store.locate(the_log(operator.scope), event().id) is None
     assert await store.locate(the_log(person().scope), known[2].id) is None
+
+
+async def test_targets_are_searched_as_they_were_said(
+    database: Database, superuser: asyncpg.Connection[asyncpg.Record], operator: Person
+) -> None:
+    said = [
+        ("plain",),
+        (),
+        ('quo"te', "back\\slash", "{bra,ce}", "com,ma", " ", "NULL", "ünïcode \U0001f600", "new\nline"),
+    ]
+    await PostgresStore(database).seal(
+        operator.scope, candidates(operator.scope, *[event(targets=each) for each in said])
+    )
+    rows = await superuser.fetch("select targets from audit.entries where scope_id = $1 order by index", operator.scope)
+    assert [tuple(row["targets"]) for row in rows] == said

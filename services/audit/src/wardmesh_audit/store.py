@@ -8,7 +8,6 @@ On failure: the errors of `wardmesh.server.database_errors`; a transaction that 
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -43,12 +42,12 @@ _LOCATE: Final = """
       from audit.leaves l left join audit.entries e on e.scope_id = l.scope_id and e.index = l.index
      where l.scope_id = $1 and l.event_id = $2
 """
-# A list of lists is no array of PostgreSQL's, so targets travel as JSON.
+# A list of lists is no array of PostgreSQL's, so each event's targets travel as the text of an array.
 _ADD_ENTRIES: Final = """
     insert into audit.entries (scope_id, index, received_at, leaf, source, occurred_at, category, action, outcome,
                                actor, request_id, targets, acting_for, trace_id)
     select $1, $2 + place - 1, received_at, leaf, source, occurred_at, category, action, outcome, actor, request_id,
-           array (select jsonb_array_elements_text(targets::jsonb)), acting_for, trace_id
+           targets::text[], acting_for, trace_id
       from unnest($3::timestamptz[], $4::bytea[], $5::text[], $6::timestamptz[], $7::text[], $8::text[], $9::text[],
                   $10::text[], $11::text[], $12::text[], $13::text[], $14::text[]) with ordinality
            as added (received_at, leaf, source, occurred_at, category, action, outcome, actor, request_id, targets,
@@ -186,7 +185,7 @@ class PostgresStore:
             [event.outcome for event in events],
             [event.actor for event in events],
             [event.request_id for event in events],
-            [json.dumps([searchable(target) for target in event.targets]) for event in events],
+            [_array_text(event.targets) for event in events],
             [event.acting_for for event in events],
             [event.trace_id for event in events],
         )
@@ -230,3 +229,9 @@ def _head(row: asyncpg.Record | None) -> Head:
     if row is None:
         return Head()
     return Head(row["size"], tuple(row["frontier"]), row["root"], row["published_size"])
+
+
+def _array_text(texts: Sequence[str]) -> str:
+    """Return texts as PostgreSQL spells an array of them; JSON would take a subquery an entry."""
+    quoted = (searchable(text).replace("\\", "\\\\").replace('"', '\\"') for text in texts)
+    return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
