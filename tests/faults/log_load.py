@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,7 @@ from wardmesh.server.database import Database
 from wardmesh.server.messaging import Messaging
 from wardmesh.server.publishing import AuditPublisher
 from wardmesh.server.streams import AUDIT
+from wardmesh_audit.alarm import ForkAlarm
 from wardmesh_audit.behalf import the_log
 from wardmesh_audit.domain import Stored, decode_leaf
 from wardmesh_audit.proofs import inclusion_tiles, prove_inclusion
@@ -183,16 +185,17 @@ async def check_log(world: World, emitter: Emitter, folder: Path) -> int:
 class Reader:
     """A log as an export reads it; its checkpoints are signed as the service signs them."""
 
-    def __init__(self, world: World, scope: Scope) -> None:
+    def __init__(self, world: World, scope: Scope, publisher: AuditPublisher | None = None) -> None:
         self._world = world
         self._store = world.store
         self._scope = scope
+        self.alarm = ForkAlarm(publisher or AuditPublisher(world.messaging, "audit"), lambda: datetime.now(UTC))
 
     async def checkpoint(self) -> Checkpoint:
         """Sign the head; raise `SigningRefused` if that would fork the log."""
         messaging = self._world.messaging
         memory = await BucketMemory.open(messaging.jetstream)
-        prover = Prover(self._store, NatsWakeups(messaging.nats), self._world.signer, memory)
+        prover = Prover(self._store, NatsWakeups(messaging.nats), self._world.signer, memory, self.alarm)
         signed = await prover._signed(self._scope, the_log(self._scope))
         key = self._world.signer.verifier_key(self._scope)
         return Checkpoint(note=signed.note.decode(), verifier_key=key, size=signed.size)

@@ -18,10 +18,13 @@ from typing import Final
 import pytest
 from tests.faults.log_load import Emitter, Reader, World, check_log, make_consumer, sealing_world
 
+from wardmesh.ids import OrgId
 from wardmesh.server.broker import PROVISIONER
 from wardmesh.server.publishing import AuditPublisher
 from wardmesh.server.settings import read_seed
+from wardmesh_audit.alarm import ACTION
 from wardmesh_audit.behalf import the_log
+from wardmesh_audit.domain import decode_leaf
 from wardmesh_audit.errors import SigningRefused
 from wardmesh_cli.embedded.mesh import declare_streams
 
@@ -156,7 +159,7 @@ async def test_a_database_that_went_back_in_time_is_not_signed(world: World, tmp
             copy(folder, tmp_path / "older")
         await emitter.emit(publisher, 40)
         await world.settled()
-        reader = Reader(world, emitter.scope)
+        reader = Reader(world, emitter.scope, publisher)
         assert (await reader.checkpoint()).size == 80
         async with without_sealers(world), stopped(world, "postgres"):
             copy(folder, tmp_path / "newer")
@@ -164,6 +167,11 @@ async def test_a_database_that_went_back_in_time_is_not_signed(world: World, tmp
         assert (await world.store.head(the_log(emitter.scope))).size == 40
         with pytest.raises(SigningRefused):
             await reader.checkpoint()
+        assert reader.alarm.degraded() is not None
+        await world.settled()
+        (told,) = await world.store.leaves(the_log(OrgId.nil()), start=0, end=9)  # sealing goes on, also of this
+        assert (event := decode_leaf(told).event).action == ACTION
+        assert event.targets == (emitter.scope,)
 
         forked = Emitter(world, random.Random(4), scope=emitter.scope)
         await forked.emit(publisher, 60)
@@ -176,4 +184,6 @@ async def test_a_database_that_went_back_in_time_is_not_signed(world: World, tmp
             put_back(tmp_path / "newer", folder)
         await emitter.emit(publisher, 10)
         await world.settled()
+        assert (await reader.checkpoint()).size == 90
+        assert reader.alarm.degraded() is None
     assert await check_log(world, emitter, tmp_path / "export") == 90

@@ -20,7 +20,10 @@ from wardmesh.errors import ServiceUnavailable
 from wardmesh.ids import AgentId, WorkspaceId
 from wardmesh_cli import checks, probing
 from wardmesh_cli.checks import State
+from wardmesh_cli.commanding import Run
+from wardmesh_cli.commands import status
 from wardmesh_cli.connecting import Surroundings
+from wardmesh_cli.output import Output
 
 
 def test_a_machine_without_a_mesh_is_healthy(wardmesh: Shell) -> None:
@@ -134,3 +137,13 @@ def test_status_of_a_mesh_that_is_down(wardmesh: Shell) -> None:
     assert ran.status == 1
     assert "No broker answers at nats://127.0.0.1:1" in ran.err
     assert "SUACSSL" not in ran.err
+
+
+def test_a_degraded_service_is_shown_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    stats = probing.ServiceStats(name="audit", id="a1", metadata={"degraded.log": "it would fork", "other": "x"})
+    assert stats.degraded == {"log": "it would fork"}
+    run = Run(Output(), Surroundings())
+    status._show(run, "nats://x", "2.15", [stats], [], None)
+    shown = capsys.readouterr().out
+    assert "degraded" in shown
+    assert "audit: log: it would fork" in shown

@@ -247,6 +247,19 @@ class FakeEmitter(Failing):
         self.emitted.extend((scope, event) for event in events)
 
 
+class FakeAlarm:
+    """The port `Alarm` in memory."""
+
+    def __init__(self) -> None:
+        self.raised: list[Scope] = []
+
+    async def refused(self, scope: Scope) -> None:
+        self.raised.append(scope)
+
+    def signed(self, scope: Scope) -> None:
+        self.raised = [each for each in self.raised if each != scope]
+
+
 class FakePublisher(Failing):
     """The port `Publisher` in memory."""
 

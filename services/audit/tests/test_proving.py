@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from fake_log import FakeLog, FakeMemory, FakeWakeups, Person, candidates, event, make_person
+from fake_log import FakeAlarm, FakeLog, FakeMemory, FakeWakeups, Person, candidates, event, make_person
 
 from wardmesh.audit_receipt import verify_growth, verify_receipt
 from wardmesh.contracts import audit as contracts
@@ -27,8 +27,13 @@ from wardmesh_audit.signing import LogSigner
 
 
 @pytest.fixture
-def prover(fake_log: FakeLog, wakeups: FakeWakeups, signer: LogSigner, memory: FakeMemory) -> Prover:
-    return Prover(fake_log, wakeups, signer, memory)
+def alarm() -> FakeAlarm:
+    return FakeAlarm()
+
+
+@pytest.fixture
+def prover(fake_log: FakeLog, wakeups: FakeWakeups, signer: LogSigner, memory: FakeMemory, alarm: FakeAlarm) -> Prover:
+    return Prover(fake_log, wakeups, signer, memory, alarm)
 
 
 async def seal(log: FakeLog, person: Person, count: int, **changes: object) -> list[AuditEvent]:
@@ -65,15 +70,22 @@ async def test_one_logs_checkpoint_does_not_pass_for_anothers(prover: Prover, pe
         open_checkpoint(first.note.encode(), second.verifier_key)
 
 
-async def test_a_restored_database_is_not_signed(prover: Prover, fake_log: FakeLog, operator: Person) -> None:
+async def test_a_restored_database_is_not_signed(
+    prover: Prover, fake_log: FakeLog, alarm: FakeAlarm, operator: Person
+) -> None:
     await seal(fake_log, operator, 5)
     await prover.checkpoint(operator.ask(contracts.CHECKPOINT), Empty())
-    fake_log.rows.clear()  # with all that the database remembers
+    assert alarm.raised == []
+    newer = fake_log.rows.pop(operator.scope)  # with all that the database remembers
     with pytest.raises(SigningRefused):
         await prover.checkpoint(operator.ask(contracts.CHECKPOINT), Empty())
     await seal(fake_log, operator, 9)
     with pytest.raises(SigningRefused):
         await prover.checkpoint(operator.ask(contracts.CHECKPOINT), Empty())
+    assert alarm.raised == [operator.scope, operator.scope]
+    fake_log.rows[operator.scope] = newer
+    await prover.checkpoint(operator.ask(contracts.CHECKPOINT), Empty())
+    assert alarm.raised == []
 
 
 async def test_the_database_remembers_where_the_bucket_is_lost(

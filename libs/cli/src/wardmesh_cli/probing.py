@@ -33,6 +33,8 @@ ANSWER_SECONDS: Final = 0.5
 """How long services get to answer; a healthy one needs a millisecond."""
 MAX_ANSWERS: Final = 1000
 _BUCKET = "KV_"
+DEGRADED: Final = "degraded."
+"""Begins the metadata that say what of a process must be looked at."""
 
 
 class _Answer(BaseModel):
@@ -53,7 +55,13 @@ class ServiceStats(_Answer):
     id: str
     version: str = ""
     started: str = ""
+    metadata: dict[str, str] = Field(default_factory=dict)
     endpoints: list[Endpoint] = Field(default_factory=list)
+
+    @property
+    def degraded(self) -> dict[str, str]:
+        """What works and must be looked at, by the name of the part."""
+        return {name.removeprefix(DEGRADED): what for name, what in self.metadata.items() if name.startswith(DEGRADED)}
 
     @property
     def requests(self) -> int:

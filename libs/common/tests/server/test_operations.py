@@ -361,7 +361,9 @@ def test_only_ones_own_contracts_are_bound_and_once(nats_client: Client) -> None
 
 async def test_nats_micro_sees_the_service_and_what_it_does(mesh: Mesh, nats_client: Client) -> None:
     await mesh.start()
-    await MicroService("secrets", "one", "0.1.0", "the vault", mesh.operations.stats()).start(nats_client)
+    await MicroService(
+        "secrets", "one", "0.1.0", "the vault", mesh.operations.stats(), lambda: {"degraded.log": "x"}
+    ).start(nats_client)
     await mesh.ask()
     await mesh.ask(b"{")
     await mesh.ask(operation="no_such")

@@ -10,6 +10,7 @@ from wardmesh.server import pulling, streams
 from wardmesh.server.runtime import Runtime
 from wardmesh.server.settings import read_seed
 from wardmesh_audit import handlers
+from wardmesh_audit.alarm import ForkAlarm
 from wardmesh_audit.proving import Prover
 from wardmesh_audit.reading import ReadingService
 from wardmesh_audit.sealer import Sealer
@@ -36,7 +37,9 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     wakeups = NatsWakeups(messaging.nats)
     service = AuditService(store, runtime.audit, _now)
     reading = ReadingService(store, PostgresReading(runtime.database), wakeups)
-    prover = Prover(store, wakeups, signer, memory)
+    alarm = ForkAlarm(runtime.audit, _now)
+    runtime.health.warn("log", alarm.degraded)
+    prover = Prover(store, wakeups, signer, memory, alarm)
     handlers.bind(runtime.operations, service, reading, prover, TileReader(store))
     runtime.on_stop(reading.end_tails)
     runtime.on_stop(prover.end_waits)

@@ -150,6 +150,16 @@ class SignedMeanwhile(Exception):
     """Another process has signed a head of this log in the meantime."""
 
 
+class Alarm(Protocol):
+    """Whoever has to hear that a log would fork."""
+
+    async def refused(self, scope: Scope) -> None:
+        """Tell that the head of a log is not signed. MUST NOT raise, MUST end within seconds."""
+
+    def signed(self, scope: Scope) -> None:
+        """Take it back: a head of that log was signed."""
+
+
 class Publisher(Protocol):
     """The broker, for streams."""
 

@@ -16,7 +16,6 @@ On failure: `SigningRefused` rather than a fork, `LogDamaged` for a tree that co
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Final
 
 from wardmesh.contracts.audit import (
@@ -42,21 +41,23 @@ from wardmesh.server.tokens import Caller
 from wardmesh_audit import domain, proofs
 from wardmesh_audit.behalf import the_log
 from wardmesh_audit.errors import LogDamaged, NoSuchEntry, SigningRefused
-from wardmesh_audit.ports import Located, LogStore, SignedMeanwhile, SignedMemory, Wakeups
+from wardmesh_audit.ports import Alarm, Located, LogStore, SignedMeanwhile, SignedMemory, Wakeups
 from wardmesh_audit.proofs import Head, SignedHead
 from wardmesh_audit.signing import LogSigner
 
 ANSWER_SECONDS: Final = 1.0
 """Kept of the caller's deadline for the way back."""
 SIGN_ATTEMPTS: Final = 5
-_log = logging.getLogger(__name__)
 
 
 class Prover:
     """The use cases that sign and prove."""
 
-    def __init__(self, store: LogStore, wakeups: Wakeups, signer: LogSigner, memory: SignedMemory) -> None:
+    def __init__(
+        self, store: LogStore, wakeups: Wakeups, signer: LogSigner, memory: SignedMemory, alarm: Alarm
+    ) -> None:
         self._store = store
+        self._alarm = alarm
         self._wakeups = wakeups
         self._signer = signer
         self._memory = memory
@@ -144,12 +145,14 @@ class Prover:
     async def _signed(self, scope: Scope, tenant: TenantContext) -> SignedHead:
         for _ in range(SIGN_ATTEMPTS):
             try:
-                return await self._sign(scope, tenant)
+                signed = await self._sign(scope, tenant)
             except SignedMeanwhile:
                 continue
             except SigningRefused:
-                _log.critical("the log of %s does not extend what was signed before; nothing is signed", scope)
+                await self._alarm.refused(scope)
                 raise
+            self._alarm.signed(scope)
+            return signed
         raise Overloaded("Too many ask for a checkpoint of this log at once.")
 
     async def _sign(self, scope: Scope, tenant: TenantContext) -> SignedHead:

@@ -61,7 +61,9 @@ async def status(
                 "url": address,
                 "nats_version": version,
                 "missing": missing,
-                "services": [stats.model_dump() | {"requests": stats.requests} for stats in found],
+                "services": [
+                    stats.model_dump() | {"requests": stats.requests, "degraded": stats.degraded} for stats in found
+                ],
                 "streams": None if streams is None else [asdict(stream) for stream in streams],
             }
         )
@@ -93,7 +95,7 @@ def _show(
     rows: list[list[Cell]] = [
         [
             stats.name,
-            Styled("answers", GOOD),
+            Styled("degraded", DOUBTFUL) if stats.degraded else Styled("answers", GOOD),
             stats.version,
             stats.id,
             stats.started[:19].replace("T", " ") + "Z",
@@ -107,6 +109,9 @@ def _show(
         ("service", "state", "version", "instance", "since", "requests", "refused"),
         sorted(rows, key=lambda row: str(row[0])),
     )
+    for stats in found:
+        for part, what in stats.degraded.items():
+            out.line(f"{stats.name}: {part}: {what}", DOUBTFUL)
     if streams is None:
         return
     out.line()

@@ -10,7 +10,7 @@ Source: https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/AD
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -23,6 +23,8 @@ from pydantic_core import to_json
 PREFIX: Final = "$SRV"
 TYPE_PREFIX: Final = "io.nats.micro.v1."
 QUEUE_GROUP: Final = "q"
+DEGRADED: Final = "degraded."
+"""Begins the metadata that say what of a process must be looked at."""
 
 
 @dataclass(slots=True)
@@ -58,6 +60,8 @@ class MicroService:
     version: str
     description: str
     endpoints: Iterable[EndpointStats]
+    metadata: Callable[[], Mapping[str, str]] = dict
+    """What else there is to know of this process; ADR-32 has a place for it in every answer."""
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     _subscriptions: list[Subscription] = field(default_factory=list, repr=False)
 
@@ -76,7 +80,7 @@ class MicroService:
             "name": self.name,
             "id": self.instance,
             "version": self.version,
-            "metadata": {},
+            "metadata": self.metadata(),
         }
 
     def _ping(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from wardmesh.server.database import Connection, Database
 from wardmesh.server.health import Health
 from wardmesh.server.http import serving
 from wardmesh.server.messaging import Messaging
-from wardmesh.server.micro import MicroService
+from wardmesh.server.micro import DEGRADED, MicroService
 from wardmesh.server.mirror import Mirror
 from wardmesh.server.operations import Operations
 from wardmesh.server.outbox import Outbox, Relay
@@ -177,11 +177,15 @@ class Runtime:
             self.health.add("keys", self._check_keys)
             yield
 
+    def _metadata(self) -> dict[str, str]:
+        return {f"{DEGRADED}{name}": reason for name, reason in self.health.degraded().items()}
+
     async def answering(self) -> AsyncExitStack:
         """Begin to answer; closing the stack ends it."""
         stack = AsyncExitStack()
         endpoints = self.operations.stats()
-        micro = MicroService(self.service, self.instance, VERSION, f"wardmesh {self.service}", endpoints)
+        description = f"wardmesh {self.service}"
+        micro = MicroService(self.service, self.instance, VERSION, description, endpoints, self._metadata)
         await micro.start(self.messaging.nats)
         await self.operations.start(self.messaging.nats)
         stack.push_async_callback(self.operations.stop)

@@ -1,0 +1,70 @@
+"""The alarm of a log that would fork: told once, where people look, and over when the log is whole."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+from fake_log import NOW, FakeEmitter
+
+from wardmesh.errors import AuditUnavailable
+from wardmesh.ids import OrgId, WorkspaceId
+from wardmesh_audit import alarm as rules
+from wardmesh_audit.alarm import ACTION, ForkAlarm
+
+SCOPE = WorkspaceId.new()
+
+
+@pytest.fixture
+def alarm(emitter: FakeEmitter) -> ForkAlarm:
+    return ForkAlarm(emitter, lambda: NOW)
+
+
+async def test_it_is_told_once_and_in_another_log(
+    alarm: ForkAlarm, emitter: FakeEmitter, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert alarm.degraded() is None
+    for _ in range(3):
+        await alarm.refused(SCOPE)
+    assert [record.levelno for record in caplog.records] == [logging.CRITICAL]
+    ((scope, event),) = emitter.emitted
+    assert (scope, event.action, event.targets) == (OrgId.nil(), ACTION, (SCOPE,))
+    assert alarm.degraded() == "of 1 logs the head is not signed: they do not extend what was signed before"
+
+
+async def test_it_ends_with_a_signature_and_can_come_again(alarm: ForkAlarm, emitter: FakeEmitter) -> None:
+    await alarm.refused(SCOPE)
+    alarm.signed(SCOPE)
+    alarm.signed(WorkspaceId.new())
+    assert alarm.degraded() is None
+    await alarm.refused(SCOPE)
+    assert len(emitter.emitted) == 2
+
+
+async def test_what_could_not_be_told_is_told_at_the_next_refusal(alarm: ForkAlarm, emitter: FakeEmitter) -> None:
+    emitter.failure = AuditUnavailable()
+    await alarm.refused(SCOPE)
+    assert emitter.emitted == []
+    assert alarm.degraded() is not None
+    await alarm.refused(SCOPE)
+    await alarm.refused(SCOPE)
+    assert len(emitter.emitted) == 1
+
+
+async def test_it_waits_for_nobody_for_long(
+    alarm: ForkAlarm, emitter: FakeEmitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "EMIT_SECONDS", 0.0)
+    monkeypatch.setattr(emitter, "emit", lambda *_: asyncio.Event().wait())
+    await alarm.refused(SCOPE)
+    assert alarm.degraded() is not None
+
+
+async def test_what_it_remembers_is_bounded(
+    alarm: ForkAlarm, emitter: FakeEmitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "MAX_SCOPES", 2)
+    for _ in range(5):
+        await alarm.refused(WorkspaceId.new())
+    assert len(emitter.emitted) == 2
