@@ -220,7 +220,10 @@ async def test_wrong_passwords_are_refused_and_in_the_organizations_log(acme: Ac
     )
     assert (response.status_code, response.json()["code"]) == (401, "credential_refused")
     events = await recorded(log, acme.organization, "session.create")
-    assert [event.actor for event in events if event.outcome == "refused"] == [UserId.nil()]
+    (refused,) = [event for event in events if event.outcome == "refused"]
+    assert refused.actor == UserId.nil()
+    assert (refused.source_address, refused.details["failure"]) == ("127.0.0.1", "unknown_address")
+    assert refused.user_agent.startswith("python-httpx")
 
 
 async def test_there_is_no_other_page_and_no_other_method(http: httpx2.AsyncClient) -> None:

@@ -14,7 +14,7 @@ from openapi_spec_validator import validate
 from wardmesh.contracts import ALL
 from wardmesh.crypto.encoding import base64url_encode
 from wardmesh.errors import PermissionDenied, TokenExpired, WardmeshError
-from wardmesh.headers import AUTHORIZATION
+from wardmesh.headers import AUTHORIZATION, CAME_FROM, REQUEST_ID
 from wardmesh.ids import AgentId, OrgId, UserId, WorkspaceId
 from wardmesh.server.http import serving
 from wardmesh.server.ratelimit import Rate, RateLimiter
@@ -64,6 +64,7 @@ class Mesh:
             self.audit,
             limiter=RateLimiter(Rate(per_second=1.0, burst=2)),
             monotonic=lambda: self.now,
+            state_origin=lambda who, request_id, origin: f"{who} {request_id} {origin.address} {origin.user_agent}",
             jwks=list,
             openapi={},
         )
@@ -93,6 +94,18 @@ async def test_a_call_goes_out_under_the_callers_own_name(mesh: Mesh, http: http
     assert subject == RpcSubject("secrets", "list", WORKSPACE, AGENT)
     assert body == {"prefix": "a"}
     assert headers[AUTHORIZATION] == f"Bearer {token_for(AGENT)}"
+
+
+async def test_where_a_call_came_from_is_the_gateways_word_and_never_the_callers(
+    mesh: Mesh, http: httpx2.AsyncClient
+) -> None:
+    mesh.gateway.answers = [{"secrets": []}, {"entries": [], "next_start": 0}]
+    forged = {"came-from": "forged", "x-forwarded-for": "192.0.2.1", "forwarded": "for=192.0.2.1", "user-agent": "me"}
+    await http.post(f"/v1/{WORKSPACE}/secrets/list", json={}, headers=forged)
+    async with http.stream("GET", f"/v1/{WORKSPACE}/audit/entries", headers=forged):
+        pass
+    for _subject, _body, headers in mesh.gateway.asked[:2]:
+        assert headers[CAME_FROM] == f"{AGENT} {headers[REQUEST_ID]} 127.0.0.1 me"
 
 
 async def test_an_operation_with_its_own_credential_is_asked_as_nobody(mesh: Mesh, http: httpx2.AsyncClient) -> None:

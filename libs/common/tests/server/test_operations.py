@@ -21,6 +21,7 @@ from wardmesh.ids import AgentId, OrgId, RequestId, Scope, UserId, WorkspaceId
 from wardmesh.server.context import Call
 from wardmesh.server.micro import MicroService
 from wardmesh.server.operations import HANDED_ON, Operations
+from wardmesh.server.origin import Origin
 from wardmesh.server.ratelimit import Rate, RateLimiter
 from wardmesh.server.tokens import Caller
 
@@ -45,6 +46,9 @@ class FakeAuthenticator:
         if token != "good":
             raise TokenExpired
         return CALLER
+
+    def origin(self, statement: str, principal: object, request_id: object) -> Origin | None:
+        return Origin(address="192.0.2.7", user_agent="curl/8") if statement == f"{principal} {request_id}" else None
 
 
 class FakeRecorder:
@@ -377,3 +381,23 @@ async def test_nats_micro_sees_the_service_and_what_it_does(mesh: Mesh, nats_cli
     info = json.loads((await nats_client.request("$SRV.INFO", b"")).data)
     assert {"name": "list", "subject": "rpc.secrets.list.*.*", "queue_group": "q", "metadata": {}} in info["endpoints"]
     assert json.loads((await nats_client.request("$SRV.PING.secrets.one", b"")).data)["id"] == "one"
+
+
+@pytest.mark.parametrize("token", ["good", "bad"])
+async def test_where_a_request_came_from_is_in_its_entry_if_the_gateway_has_said_so(mesh: Mesh, token: str) -> None:
+    await mesh.start()
+    request_id = str(RequestId.new())
+    headers = {"Came_From": f"{AGENT} {request_id}", "Request_Id": request_id, "Authorization": f"Bearer {token}"}
+    await mesh.ask(**headers)
+    (_, event) = mesh.recorder.events[0]
+    assert (event.source_address, event.user_agent) == ("192.0.2.7", "curl/8")
+    assert "origin_refused" not in event.details
+
+
+async def test_a_client_that_writes_the_gateways_statement_itself_is_not_believed_and_it_shows(mesh: Mesh) -> None:
+    """The attack: an address that is somebody else's, in the log for ever."""
+    await mesh.start()
+    assert (await mesh.ask(Came_From="192.0.2.66")).data == b'{"secrets":[]}'
+    (_, event) = mesh.recorder.events[0]
+    assert (event.source_address, event.user_agent) == (None, None)
+    assert event.details == {"origin_refused": True}

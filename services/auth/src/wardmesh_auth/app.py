@@ -105,6 +105,7 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
             runtime.audit,
             limiter=RateLimiter(Rate(settings.auth_logins_per_second, settings.auth_logins_burst)),
             monotonic=time.monotonic,
+            state_origin=lambda who, request_id, origin: issuer.state_origin(who, request_id, origin, _now()),
             jwks=lambda: _jwks(runtime, issuer),
             openapi=openapi.document(ALL.values(), version=VERSION),
         )

@@ -44,10 +44,11 @@ from wardmesh.errors import (
     Violation,
     WardmeshError,
 )
-from wardmesh.headers import AUTHORIZATION, DEADLINE_MS, REQUEST_ID, TRACE_PARENT
+from wardmesh.headers import AUTHORIZATION, CAME_FROM, DEADLINE_MS, REQUEST_ID, TRACE_PARENT
 from wardmesh.ids import EventId, OrgId, Principal, RequestId, Scope, UserId, parse_principal, parse_scope
 from wardmesh.server import gates, telemetry
 from wardmesh.server.http import SecurityHeaders, problem_response, read_body
+from wardmesh.server.origin import MAX_ADDRESS_CHARACTERS, MAX_USER_AGENT_CHARACTERS, Origin
 from wardmesh.server.ratelimit import RateLimiter
 from wardmesh.server.tokens import MAX_TOKEN_CHARACTERS
 from wardmesh.subjects import SERVICES, InvalidSubjectError, RpcSubject, word
@@ -58,7 +59,6 @@ NO_SCOPE: Final = "-"
 """In the path, where an operation that carries its own credential needs no scope."""
 JSON_TYPE: Final = "application/json"
 JWKS_MAX_AGE_SECONDS: Final = 60
-MAX_USER_AGENT_CHARACTERS: Final = 256
 IPV6_CUSTOMER_PREFIX: Final = 64
 """Whoever has one IPv6 address has a /64 of them."""
 
@@ -74,6 +74,7 @@ class Asked:
     contract: AnyContract | None
     """None for an operation that its service does not have; the service says so, to who may know."""
     headers: Mapping[str, str]
+    origin: Origin
     seconds: float
 
 
@@ -87,6 +88,7 @@ class Door:
         *,
         limiter: RateLimiter,
         monotonic: Callable[[], float],
+        state_origin: Callable[[Principal, RequestId, Origin], str],
         jwks: Callable[[], list[dict[str, str]]],
         openapi: Mapping[str, Any],
     ) -> None:
@@ -94,6 +96,7 @@ class Door:
         self._audit = audit
         self._limiter = limiter
         self._monotonic = monotonic
+        self._state_origin = state_origin
         self._jwks = jwks
         self._openapi = openapi
 
@@ -103,10 +106,11 @@ class Door:
 
     async def _call(self, request: Request, request_id: RequestId) -> Response:
         path = request.path_params
-        asked = self.asked(request, path["service"], path["operation"], request_id)
+        asked = self.asked(request, path["service"], path["operation"])
         body = await read_body(request, _body_limit(asked.contract))
         _check_content_type(request, body)
-        answer = await self.gateway.forward(asked.subject, body, asked.headers, seconds=asked.seconds)
+        headers = self.headers(asked, request_id)
+        answer = await self.gateway.forward(asked.subject, body, headers, seconds=asked.seconds)
         return Response(answer.body, media_type=JSON_TYPE)
 
     async def keys(self, _request: Request) -> Response:
@@ -117,12 +121,17 @@ class Door:
     async def describe(self, _request: Request) -> Response:
         return JSONResponse(self._openapi)
 
-    def asked(self, request: Request, service: str, operation: str, request_id: RequestId) -> Asked:
+    def headers(self, asked: Asked, request_id: RequestId) -> dict[str, str]:
+        """Return what goes with one request: its id, and our word for where it came from."""
+        statement = self._state_origin(asked.subject.principal, request_id, asked.origin)
+        return {**asked.headers, REQUEST_ID: str(request_id), CAME_FROM: statement}
+
+    def asked(self, request: Request, service: str, operation: str) -> Asked:
         """Return what to forward; raise what can be refused without asking anybody."""
         if service not in SERVICES:
             raise UnknownOperation
         contract = ALL.get(f"{service}.{operation}")
-        headers = {REQUEST_ID: str(request_id)}
+        headers: dict[str, str] = {}
         principal: Principal
         if contract is not None and isinstance(contract.access, Credential):
             self._limiter.take(_sender(request), self._monotonic())
@@ -138,7 +147,7 @@ class Door:
             subject = RpcSubject(service, word("operation", operation), scope, principal)
         except InvalidSubjectError:
             raise UnknownOperation from None
-        return Asked(subject, contract, headers, _seconds(request, contract))
+        return Asked(subject, contract, headers, _origin(request), _seconds(request, contract))
 
     async def guarded(
         self, request: Request, endpoint: Callable[[Request, RequestId], Awaitable[Response]]
@@ -179,8 +188,8 @@ class Door:
             actor=UserId.nil(),  # whoever it says it is, nobody has verified
             reason=error.code,
             request_id=request_id,
-            source_address=_address(request),
-            user_agent=request.headers.get("user-agent", "")[:MAX_USER_AGENT_CHARACTERS] or None,
+            source_address=_origin(request).address,
+            user_agent=_origin(request).user_agent,
             details={"operation": operation} if operation in ALL else {},
         )
         try:
@@ -268,7 +277,12 @@ def _authorization(request: Request) -> Mapping[str, str]:
 
 
 def _address(request: Request) -> str | None:
-    return None if request.client is None else request.client.host[:64]
+    return None if request.client is None else request.client.host[:MAX_ADDRESS_CHARACTERS]
+
+
+def _origin(request: Request) -> Origin:
+    user_agent = request.headers.get("user-agent", "")[:MAX_USER_AGENT_CHARACTERS] or None
+    return Origin(address=_address(request), user_agent=user_agent)
 
 
 def _sender(request: Request) -> str:

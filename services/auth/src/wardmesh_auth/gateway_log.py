@@ -98,9 +98,10 @@ class LogPages:
         contract: Contract[..., RequestT, ResponseT],
         body: RequestT,
     ) -> ResponseT:
-        asked = self._door.asked(request, contract.service, contract.name, request_id)
+        asked = self._door.asked(request, contract.service, contract.name)
+        headers = self._door.headers(asked, request_id)
         answer = await self._door.gateway.forward(
-            asked.subject, body.model_dump_json().encode(), asked.headers, seconds=asked.seconds
+            asked.subject, body.model_dump_json().encode(), headers, seconds=asked.seconds
         )
         return contract.response.model_validate_json(answer.body)
 

@@ -25,7 +25,6 @@ from starlette.routing import Route
 from wardmesh.contracts import audit, webhooks
 from wardmesh.contracts.operation import AnyContract
 from wardmesh.errors import InvalidRequest, Overloaded, Violation, WardmeshError
-from wardmesh.headers import REQUEST_ID
 from wardmesh.ids import RequestId
 from wardmesh_auth.gateway_http import Asked, Door
 
@@ -62,8 +61,8 @@ class Streams:
         """Follow events. Query: `pattern` and `group`."""
         return await self._door.guarded(request, self._events)
 
-    async def _tail(self, request: Request, request_id: RequestId) -> Response:
-        asked = self._asked(request, audit.TAIL, request_id)
+    async def _tail(self, request: Request, _request_id: RequestId) -> Response:
+        asked = self._asked(request, audit.TAIL)
         query = dict(request.query_params)
         start = _whole_number("start", query.pop("start", None))
         start_time = query.pop("start_time", None)
@@ -85,8 +84,8 @@ class Streams:
 
         return await self._stream(rounds())
 
-    async def _events(self, request: Request, request_id: RequestId) -> Response:
-        asked = self._asked(request, webhooks.FETCH, request_id)
+    async def _events(self, request: Request, _request_id: RequestId) -> Response:
+        asked = self._asked(request, webhooks.FETCH)
         query = dict(request.query_params)
 
         async def rounds() -> AsyncIterator[bytes]:
@@ -101,15 +100,15 @@ class Streams:
 
         return await self._stream(rounds())
 
-    def _asked(self, request: Request, contract: AnyContract, request_id: RequestId) -> Asked:
+    def _asked(self, request: Request, contract: AnyContract) -> Asked:
         if self._open >= MAX_STREAMS:
             raise Overloaded("The gateway holds as many streams as it may.")
-        asked = self._door.asked(request, contract.service, contract.name, request_id)
+        asked = self._door.asked(request, contract.service, contract.name)
         return replace(asked, seconds=contract.deadline.total_seconds())
 
     async def _round(self, asked: Asked, body: dict[str, Any]) -> dict[str, Any]:
         # Each round is a call of its own in the audit log.
-        headers = {**asked.headers, REQUEST_ID: str(RequestId.new())}
+        headers = self._door.headers(asked, RequestId.new())
         sent = json.dumps({name: value for name, value in body.items() if value is not None}).encode()
         answer = await self._door.gateway.forward(asked.subject, sent, headers, seconds=asked.seconds)
         found: dict[str, Any] = json.loads(answer.body)

@@ -20,7 +20,10 @@ from joserfc.jwk import OKPKey
 
 from wardmesh.crypto.encoding import base64url_encode
 from wardmesh.crypto.jwk import to_jwk
-from wardmesh.ids import KeyId, OrgId, Principal, Scope, SessionId, TokenId, WorkspaceId
+from wardmesh.ids import KeyId, OrgId, Principal, RequestId, Scope, SessionId, TokenId, WorkspaceId
+from wardmesh.server.origin import LIFETIME as STATEMENT_LIFETIME
+from wardmesh.server.origin import TYPE as STATEMENT_TYPE
+from wardmesh.server.origin import Origin, Statement
 from wardmesh.server.tokens import ALGORITHM, AUDIENCE, Claims, Confirmation, HolderJwk
 from wardmesh_auth.domain import ACCESS_TOKEN_LIFETIME, Rights, token_expiry
 
@@ -90,6 +93,19 @@ class TokenIssuer:
         payload = claims.model_dump_json(exclude_none=True).encode()
         token = jws.serialize_compact(header, payload, self._key, algorithms=[ALGORITHM])
         return Issued(token, token_id, datetime.fromtimestamp(expires_at, now.tzinfo))
+
+    def state_origin(self, principal: Principal, request_id: RequestId, origin: Origin, now: datetime) -> str:
+        """Return a signed statement of where one request of `principal` came from."""
+        said = Statement(
+            iss=self._issuer,
+            sub=principal,
+            request=request_id,
+            exp=int((now + STATEMENT_LIFETIME).timestamp()),
+            origin=origin,
+        )
+        header = {"alg": ALGORITHM, "kid": self.kid, "typ": STATEMENT_TYPE}
+        payload = said.model_dump_json(exclude_none=True).encode()
+        return jws.serialize_compact(header, payload, self._key, algorithms=[ALGORITHM])
 
 
 def read_signing_key(path: Path) -> Ed25519PrivateKey:

@@ -13,7 +13,9 @@ from typing import Final, Protocol
 from joserfc.jwk import OKPKey
 
 from wardmesh.errors import ServiceUnavailable, TokenExpired
-from wardmesh.server import tokens
+from wardmesh.ids import Principal, RequestId
+from wardmesh.server import origin, tokens
+from wardmesh.server.origin import Origin
 from wardmesh.server.tokens import Caller
 
 REMEMBERED_TOKENS: Final = 20_000
@@ -22,6 +24,9 @@ REMEMBERED_TOKENS: Final = 20_000
 class Authenticator(Protocol):
     def authenticate(self, token: str) -> Caller:
         """Return who `token` speaks for; raise an `AuthenticationError`, or `ServiceUnavailable` if it can't tell."""
+
+    def origin(self, statement: str, principal: Principal, request_id: RequestId) -> Origin | None:
+        """Return where a request came from, if the auth service has signed it; None for any other statement."""
 
 
 class TokenAuthenticator:
@@ -58,6 +63,16 @@ class TokenAuthenticator:
             raise TokenExpired
         tokens.check_not_revoked(caller, self._revocations)
         return caller
+
+    def origin(self, statement: str, principal: Principal, request_id: RequestId) -> Origin | None:
+        return origin.verify(
+            statement,
+            self._keys,
+            issuer=self._issuer,
+            principal=principal,
+            request_id=request_id,
+            now=self._clock(),
+        )
 
     def forget(self) -> None:
         """Verify every token anew: the signing keys have changed."""

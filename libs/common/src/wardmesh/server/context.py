@@ -15,10 +15,12 @@ from wardmesh.errors import TokenMissing
 from wardmesh.ids import EventId, OrgId, Principal, RequestId, Scope, WorkspaceId
 from wardmesh.server import telemetry
 from wardmesh.server.database import Connection, Database
+from wardmesh.server.origin import Origin
 from wardmesh.server.tenant import TenantContext
 from wardmesh.server.tokens import Caller
 
 MAX_TARGET_CHARACTERS: Final = 256
+UNKNOWN_ORIGIN: Final = Origin()
 
 
 class AuditOutbox(Protocol):
@@ -55,6 +57,7 @@ class Call:
         self.audit_actor: Principal = principal
         self._targets: list[str] = []
         self._details: dict[str, Json] = {}
+        self._origin: Origin = UNKNOWN_ORIGIN
         self.hand_back: Callable[[], Awaitable[None]] | None = None
         """Called if the answer finds nobody to take it; a handler that takes something off a stream sets it."""
         self.recorded = False
@@ -79,6 +82,13 @@ class Call:
         """The gates' word for who asks; handlers never call it."""
         self._caller = caller
         self.audit_actor = caller.principal
+
+    def came_from(self, origin: Origin | None) -> None:
+        """The gates' word for where the request came from; None for a statement that nobody of ours has signed."""
+        if origin is None:
+            self._details["origin_refused"] = True
+        else:
+            self._origin = origin
 
     def identify(
         self,
@@ -153,8 +163,8 @@ class Call:
                 "reason": reason,
                 "request_id": self.request_id,
                 "trace_id": self.trace_id,
-                "source_address": None,
-                "user_agent": None,
+                "source_address": self._origin.address,
+                "user_agent": self._origin.user_agent,
                 "details": self._details,
             }
         )

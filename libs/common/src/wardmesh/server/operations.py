@@ -55,7 +55,7 @@ from wardmesh.errors import (
     UnknownOperation,
     WardmeshError,
 )
-from wardmesh.headers import REQUEST_ID
+from wardmesh.headers import CAME_FROM, REQUEST_ID
 from wardmesh.ids import RequestId, Scope
 from wardmesh.server import gates, telemetry
 from wardmesh.server.authenticator import Authenticator
@@ -222,6 +222,8 @@ class Operations:
                 trace_id=span.trace_id,
                 outbox=self._outbox,
             )
+            if (statement := headers.get(CAME_FROM)) is not None:
+                call.came_from(self._authenticator.origin(statement, subject.principal, request_id))
             failure: WardmeshError | None = None
             try:
                 gates.check_reply(subject, message.reply)
