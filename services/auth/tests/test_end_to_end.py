@@ -222,7 +222,7 @@ async def test_wrong_passwords_are_refused_and_in_the_organizations_log(acme: Ac
     events = await recorded(log, acme.organization, "session.create")
     (refused,) = [event for event in events if event.outcome == "refused"]
     assert refused.actor == UserId.nil()
-    assert (refused.source_address, refused.details["failure"]) == ("127.0.0.1", "unknown_address")
+    assert (refused.source_address, refused.details["failure"]) == ("127.0.0.1", "wrong_password")
     assert refused.user_agent.startswith("python-httpx")
 
 
