@@ -12,6 +12,7 @@ from wardmesh.contracts.audit import AuditEnvelope, AuditEvent, Outcome
 from wardmesh.contracts.operation import Category
 from wardmesh.errors import AuditUnavailable, ServiceUnavailable
 from wardmesh.ids import AgentId, EventId, OrgId, WorkspaceId
+from wardmesh.server import publishing
 from wardmesh.server.messages import OutboundMessage
 from wardmesh.server.publishing import AuditPublisher
 
@@ -60,6 +61,40 @@ async def test_concurrent_callers_share_envelopes_and_every_event_arrives_once()
     assert sorted(item.id for item in stream.events()) == sorted(item.id for item in events)
     assert len(stream.messages) < 10
     assert len({message.message_id for message in stream.messages}) == len(stream.messages)
+    await publisher.stop()
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_ENVELOPE_EVENTS", 10), ("MAX_ENVELOPE_BYTES", 2_000)])
+async def test_an_envelope_ends_at_its_count_and_at_its_bytes(
+    monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    monkeypatch.setattr(publishing, limit, value)
+    stream = FakeStream()
+    publisher = AuditPublisher(stream, "secrets")
+    publisher.start()
+    await publisher.emit(SCOPE, [event() for _ in range(95)])
+    await publisher.stop()
+    shares = [len(AuditEnvelope.model_validate_json(message.payload).events) for message in stream.messages]
+    assert sum(shares) == 95
+    assert max(shares) <= 10
+    assert len(shares) < 20, "and is filled before it ends"
+    assert all(len(message.payload) <= publishing.MAX_ENVELOPE_BYTES + 64 for message in stream.messages)
+
+
+async def test_events_that_nobody_waits_for_gather_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "LINGER_SECONDS", 0.5)  # milliseconds, but not for a busy machine to miss
+    stream = FakeStream()
+    publisher = AuditPublisher(stream, "secrets")
+    publisher.start()
+    for _ in range(20):
+        await publisher.enqueue(SCOPE, event())
+        await asyncio.sleep(0)
+    assert not stream.messages
+    async with asyncio.timeout(5):
+        while not stream.messages:
+            await asyncio.sleep(0.001)
+    assert len(stream.events()) == 20
+    assert len(stream.messages) == 1
     await publisher.stop()
 
 
