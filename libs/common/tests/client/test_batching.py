@@ -22,11 +22,13 @@ class Sink:
 
     def __init__(self) -> None:
         self.batches: list[list[bytes]] = []
+        self.deadlines: list[timedelta | None] = []
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def __call__(self, bodies) -> list[str]:
+    async def __call__(self, bodies, deadline) -> list[str]:
         self.batches.append(list(bodies))
+        self.deadlines.append(deadline)
         await asyncio.sleep(0.01)
         await self.gate.wait()
         if any(body == b"wrong" for body in bodies):
@@ -37,6 +39,21 @@ class Sink:
 
 
 LIMITS = BatchLimits(items=100, bytes=1000)
+
+
+@pytest.mark.parametrize(
+    ("deadlines", "shared"),
+    [((None, None), None), ((2, 5), 5), ((2, None), 10), ((20, None), 20)],
+)
+async def test_a_call_may_take_as_long_as_the_most_patient_who_share_it(deadlines, shared) -> None:
+    sink = Sink()
+    batcher: Batcher[str] = Batcher(sink, LIMITS)
+    named = [None if seconds is None else timedelta(seconds=seconds) for seconds in deadlines]
+    await asyncio.gather(*(batcher.add(b"x", deadline=deadline) for deadline in named))
+    [deadline] = sink.deadlines
+    assert (deadline is None) == (shared is None)
+    if deadline is not None:
+        assert shared - 1 < deadline.total_seconds() <= shared
 
 
 async def test_concurrent_callers_share_a_call_and_each_gets_its_own_answer() -> None:

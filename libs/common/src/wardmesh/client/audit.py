@@ -49,10 +49,10 @@ class Emitter(Protocol):
 def emitter(caller: Caller, spool: SpoolFolder | None = None) -> Emitter:
     """Return the way of events to the log: directly, or by a spool on disk."""
 
-    async def send(bodies: Sequence[bytes]) -> Sequence[EventId]:
+    async def send(bodies: Sequence[bytes], deadline: timedelta | None) -> Sequence[EventId]:
         body = _HEAD + b",".join(bodies) + b"]}"
         # Every event has an id, and the log drops what is already in.
-        return (await caller.call(audit.EMIT, body, repeatable=True)).response.ids
+        return (await caller.call(audit.EMIT, body, deadline=deadline, repeatable=True)).response.ids
 
     limits = BatchLimits(items=audit.MAX_EMIT, bytes=audit.MAX_BODY_BYTES - 64)
     if spool is None:

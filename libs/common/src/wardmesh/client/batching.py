@@ -2,7 +2,7 @@
 
 What always holds: `add` returns only after the call that carried its item was answered. One item's fault does not
 refuse the others: a batch that is refused as wrong is sent again one by one. Items go out in the order they came in.
-The queue is bounded; who finds it full waits.
+The queue is bounded; who finds it full waits. A call may take as long as the most patient of its items.
 
 On failure: `add` raises what the call ended in, or `DeadlineExceeded`.
 """
@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
-from wardmesh.contracts.operation import MAX_DEADLINE
+from wardmesh.contracts.operation import DEFAULT_DEADLINE, MAX_DEADLINE
 from wardmesh.errors import (
     ConnectionLost,
     DeadlineExceeded,
@@ -43,12 +43,18 @@ class BatchLimits:
 class _Item(NamedTuple, Generic[IdT]):
     body: bytes
     done: asyncio.Future[IdT]
+    until: float | None
+    """On the event loop's clock; None if its caller named no deadline."""
+
+
+Send: TypeAlias = Callable[[Sequence[bytes], timedelta | None], Awaitable[Sequence[IdT]]]
+"""Sends items within a deadline, or the operation's own, and returns an id for each."""
 
 
 class Batcher(Generic[IdT]):
-    """Collects items, as JSON, into calls of `send`, which returns an id for each."""
+    """Collects items, as JSON, into calls of `send`."""
 
-    def __init__(self, send: Callable[[Sequence[bytes]], Awaitable[Sequence[IdT]]], limits: BatchLimits) -> None:
+    def __init__(self, send: Send[IdT], limits: BatchLimits) -> None:
         self._send = send
         self._limits = limits
         self._queue: deque[_Item[IdT]] = deque()
@@ -60,6 +66,7 @@ class Batcher(Generic[IdT]):
     async def add(self, body: bytes, *, deadline: timedelta | None = None) -> IdT:
         """Return the item's id once it is durable."""
         loop = asyncio.get_running_loop()
+        until = None if deadline is None else loop.time() + deadline.total_seconds()
         try:
             async with asyncio.timeout((deadline or MAX_DEADLINE).total_seconds()):
                 while self._queued_bytes >= MAX_QUEUED_BYTES:
@@ -68,7 +75,7 @@ class Batcher(Generic[IdT]):
                     await turn
                 if self._closed:
                     raise ServiceUnavailable("This mesh is closed; connect again.")
-                item: _Item[IdT] = _Item(body, loop.create_future())
+                item: _Item[IdT] = _Item(body, loop.create_future(), until)
                 self._queue.append(item)
                 self._queued_bytes += len(body)
                 if self._sending is None or self._sending.done():
@@ -116,7 +123,7 @@ class Batcher(Generic[IdT]):
 
     async def _deliver(self, batch: list[_Item[IdT]]) -> None:
         try:
-            ids = await self._send([item.body for item in batch])
+            ids = await self._send([item.body for item in batch], _patience(batch))
             if len(ids) != len(batch):
                 raise InternalError("The answer has another number of ids than the request had items.")
             for item, item_id in zip(batch, ids, strict=True):
@@ -138,6 +145,16 @@ class Batcher(Generic[IdT]):
                 turn.set_result(None)
                 if not self._closed:
                     break
+
+
+def _patience(batch: Sequence[_Item[IdT]]) -> timedelta | None:
+    """Return how long the most patient item of a batch waits, or None if that is the operation's own deadline."""
+    now = asyncio.get_running_loop().time()
+    own = now + DEFAULT_DEADLINE.total_seconds()
+    untils = [item.until for item in batch]
+    if all(until is None for until in untils):
+        return None
+    return timedelta(seconds=max(own if until is None else until for until in untils) - now)
 
 
 def _fail(item: _Item[IdT], error: Exception) -> None:

@@ -13,17 +13,15 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Final
 
-from wardmesh.client.batching import Batcher, BatchLimits
+from wardmesh.client.batching import Batcher, BatchLimits, Send
 from wardmesh.client.retry import delay
 from wardmesh.client.spool_files import SpoolFolder
 from wardmesh.errors import BodyTooLarge, InvalidRequest, MalformedJson, UnavailableError, WardmeshError
 from wardmesh.ids import EventId
-
-Send = Callable[[Sequence[bytes]], Awaitable[Sequence[EventId]]]
 
 LONGEST_PAUSE_SECONDS: Final = 30.0
 """Between tries, while the mesh is away: soon enough after it is back, and no load on one that is coming back."""
@@ -35,7 +33,12 @@ class Spool:
     """Keeps events on disk and drains them. Construct, `start`, `add`, `close`; the folder is its opener's to close."""
 
     def __init__(
-        self, files: SpoolFolder, send: Send, limits: BatchLimits, *, jitter: Callable[[], float] = random.random
+        self,
+        files: SpoolFolder,
+        send: Send[EventId],
+        limits: BatchLimits,
+        *,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._files = files
         self._send = send
@@ -89,7 +92,7 @@ class Spool:
                 await asyncio.sleep(delay(failures, self._jitter(), longest=LONGEST_PAUSE_SECONDS))
                 failures += 1
 
-    async def _write(self, bodies: Sequence[bytes]) -> Sequence[EventId]:
+    async def _write(self, bodies: Sequence[bytes], _deadline: timedelta | None) -> Sequence[EventId]:
         await asyncio.to_thread(self._files.append, bodies)
         self._empty.clear()
         self._some.set()
@@ -98,7 +101,7 @@ class Spool:
     async def _deliver(self, bodies: Sequence[bytes]) -> None:
         """Return when every event is in the log, or kept apart because the log does not take it."""
         try:
-            await self._send(bodies)
+            await self._send(bodies, None)  # nobody waits for it
         except _THE_EVENTS_FAULT as error:
             if len(bodies) > 1:
                 for body in bodies:

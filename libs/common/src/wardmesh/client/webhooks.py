@@ -56,10 +56,10 @@ Publisher = Batcher[str]
 def publisher(caller: Caller) -> Publisher:
     """Return the batcher that all views of a mesh publish through."""
 
-    async def send(bodies: Sequence[bytes]) -> Sequence[str]:
+    async def send(bodies: Sequence[bytes], deadline: timedelta | None) -> Sequence[str]:
         body = b'{"events":[' + b",".join(bodies) + b"]}"
         # Every event has an id, so publishing it again changes nothing.
-        return (await caller.call(webhooks.PUBLISH, body, repeatable=True)).response.ids
+        return (await caller.call(webhooks.PUBLISH, body, deadline=deadline, repeatable=True)).response.ids
 
     return Batcher(send, BatchLimits(items=webhooks.MAX_PUBLISH, bytes=webhooks.MAX_BODY_BYTES - 64))
 
