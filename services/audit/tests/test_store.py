@@ -22,7 +22,7 @@ from wardmesh_audit.behalf import the_log
 from wardmesh_audit.domain import decode_leaf
 from wardmesh_audit.ports import Located, LogStore
 from wardmesh_audit.proofs import Head, SignedHead
-from wardmesh_audit.store import PostgresStore
+from wardmesh_audit.store import _KNOWN, PostgresStore
 
 
 def tenant(person: Person) -> TenantContext:
@@ -180,3 +180,17 @@ async def test_targets_are_searched_as_they_were_said(
     )
     rows = await superuser.fetch("select targets from audit.entries where scope_id = $1 order by index", operator.scope)
     assert [tuple(row["targets"]) for row in rows] == said
+
+
+async def test_what_is_in_already_is_looked_up_and_not_searched_for(database: Database, operator: Person) -> None:
+    """Without statistics too, as in a database that is new: what sealing costs must not grow with the log."""
+    scope = operator.scope
+    there, absent = [event() for _ in range(400)], [event() for _ in range(100)]
+    await PostgresStore(database).seal(scope, candidates(scope, *there))
+    ids = [each.id for each in [*there[::4], *absent]]
+    async with database.transaction(the_log(scope)) as connection:
+        found = {row["event_id"] for row in await connection.fetch(_KNOWN, scope, ids)}
+        plan = "\n".join(row[0] for row in await connection.fetch(f"explain (analyze) {_KNOWN}", scope, ids))
+    assert found == {each.id for each in there[::4]}
+    assert "leaves_scope_id_event_id_key" in plan
+    assert "Rows Removed" not in plan
