@@ -27,7 +27,7 @@ from wardmesh.client.mesh import Mesh
 from wardmesh.contracts import bridge
 from wardmesh.contracts.audit import ToolCall
 from wardmesh.contracts.auth import Session
-from wardmesh.contracts.operation import AnyContract
+from wardmesh.contracts.operation import AnyContract, Category
 from wardmesh.contracts.webhooks import NewEvent, Scheme
 from wardmesh.crypto import vault
 from wardmesh.crypto.sealing import HolderKey
@@ -235,3 +235,9 @@ async def _audit(home: Mesh, pouch: Pouch) -> None:
     await home.audit.receipt(event_id=event_id)
     await home.audit.tile(path="tile/0/000.p/1")
     await home.audit.bundle_part(path="tile/entries/000.p/1")
+    await home.audit.retention()
+    await home.audit.set_retention(category=Category.TOOL_CALL, days=365)
+    await home.audit.prunings()
+    hold = await home.audit.place_hold(reason="a lawsuit")
+    await home.audit.lift_hold(number=hold.number, reason="it is over")
+    await home.audit.holds()

@@ -70,6 +70,9 @@ class World:
     sent: list[tuple[WorkspaceId, str, Any]] = field(default_factory=list)
     acknowledged: set[str] = field(default_factory=set)
     entries: list[audit.Entry] = field(default_factory=list)
+    days: dict[Category, int | None] = field(default_factory=dict)
+    holds: list[audit.Hold] = field(default_factory=list)
+    prunings: list[audit.Pruning] = field(default_factory=list)
     connections: list[dict[str, Any]] = field(default_factory=list)
     failures: dict[str, WardmeshError] = field(default_factory=dict)
     """Raised by the call of that name: `secrets.get_bytes`."""
@@ -381,6 +384,39 @@ class FakeAudit:
     async def consistency(self, *, old_size: int, size: int) -> audit.ConsistencyProof:
         hashes = tuple(consistency_proof(old_size, size, self._node))
         return audit.ConsistencyProof(old_size=old_size, size=size, hashes=hashes)
+
+    async def retention(self) -> audit.Retention:
+        return audit.Retention(
+            categories=tuple(
+                audit.CategoryRetention(
+                    category=category, days=self._world.days.get(category), floor_days=audit.floor_days(category)
+                )
+                for category in Category
+            )
+        )
+
+    async def set_retention(self, *, category: Category, days: int | None) -> audit.Retention:
+        self._world.days[category] = audit.SetRetention(category=category, days=days).days
+        return await self.retention()
+
+    async def prunings(self, *, limit: int) -> audit.Prunings:
+        return audit.Prunings(prunings=tuple(self._world.prunings[:limit]))
+
+    async def place_hold(self, *, reason: str) -> audit.Hold:
+        number = len(self._world.holds) + 1
+        hold = audit.Hold(number=number, reason=reason, placed_by=UserId.nil(), placed_at=NOW)
+        self._world.holds.append(hold)
+        return hold
+
+    async def lift_hold(self, *, number: int, reason: str) -> audit.Hold:
+        if number > len(self._world.holds):
+            raise NotFound
+        lifted = {"lifted_by": UserId.nil(), "lifted_at": NOW, "lifted_because": reason}
+        self._world.holds[number - 1] = self._world.holds[number - 1].model_copy(update=lifted)
+        return self._world.holds[number - 1]
+
+    async def holds(self, *, limit: int) -> audit.Holds:
+        return audit.Holds(holds=tuple(self._world.holds[:limit]))
 
     def _leaves(self) -> list[bytes]:
         return [entry.model_dump_json().encode() for entry in self._world.entries]

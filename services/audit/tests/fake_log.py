@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 from wardmesh.contracts.access import effective_permissions
 from wardmesh.contracts.audit import (
@@ -17,6 +17,7 @@ from wardmesh.contracts.audit import (
     AuditEnvelope,
     AuditEvent,
     Filter,
+    KeptRun,
     Outcome,
     Position,
 )
@@ -31,7 +32,8 @@ from wardmesh.subjects import AuditSubject
 from wardmesh_audit.behalf import scope_of
 from wardmesh_audit.domain import Candidate, Stored, decode_envelope, decode_leaf
 from wardmesh_audit.errors import TooManyPositions
-from wardmesh_audit.ports import NOTHING, Located, Place, Publication, Scanned, Sealed, SignedMeanwhile
+from wardmesh_audit.keeping import FOR_EVER, NEVER, Policy, kept_to
+from wardmesh_audit.ports import NOTHING, Kept, Located, Place, Publication, Scanned, Sealed, SignedMeanwhile
 from wardmesh_audit.proofs import FullTile, Head, SignedHead, grow, partial_tiles
 from wardmesh_audit.searching import matches
 
@@ -59,6 +61,14 @@ class Rows:
     entries: dict[int, bytes] = field(default_factory=dict)
     tiles: dict[tuple[int, int], FullTile] = field(default_factory=dict)
     signed: SignedHead | None = None
+    kept: dict[int, date] = field(default_factory=dict)
+    """Of every entry, also of one that is gone."""
+    policy: Policy = field(default_factory=dict)
+    pruning_to: date = NEVER
+    pruned_to: date = NEVER
+
+    def readable(self) -> dict[int, bytes]:
+        return {index: leaf for index, leaf in self.entries.items() if self.kept[index] > self.pruned_to}
 
 
 class FakeLog(Failing):
@@ -82,6 +92,9 @@ class FakeLog(Failing):
         for index, candidate in enumerate(fresh.values(), before.size):
             rows.leaves.append((candidate.event.id, candidate.leaf_hash))
             rows.entries[index] = candidate.leaf
+            rows.kept[index] = kept_to(
+                candidate.event, candidate.source, candidate.received_at, rows.policy, rows.pruning_to
+            )
         rows.tiles |= {(full.tile.level, full.tile.index): full for full in growth.filled}
         rows.head = growth.head
         return Sealed(before.size, tuple(fresh.values()), len(candidates) - len(fresh))
@@ -112,8 +125,20 @@ class FakeLog(Failing):
         rows = self.rows[scope_of(tenant)]
         for index, (known, leaf_hash) in enumerate(rows.leaves):
             if known == event_id:
-                return Located(index, leaf_hash, rows.entries.get(index))
+                return Located(index, leaf_hash, rows.readable().get(index))
         return None
+
+    async def kept(self, tenant: TenantContext, *, start: int, end: int) -> Kept:
+        rows = self.rows[scope_of(tenant)]
+        runs: list[KeptRun] = []
+        for index in range(start, min(end, rows.head.size)):
+            last = runs[-1] if runs else None
+            day = rows.kept[index]
+            if day != FOR_EVER and last is not None and last.kept_to == day and last.last == index - 1:
+                runs[-1] = KeptRun(first=last.first, last=index, kept_to=day)
+            elif day != FOR_EVER:
+                runs.append(KeptRun(first=index, last=index, kept_to=day))
+        return Kept(tuple(runs), rows.pruned_to)
 
     async def tiles(self, tenant: TenantContext, tiles: Iterable[Tile]) -> Mapping[Tile, bytes]:
         return self._tiles(self.rows[scope_of(tenant)], tiles)
@@ -128,9 +153,8 @@ class FakeLog(Failing):
             rows.signed = signed
 
     def _leaves(self, rows: Rows, start: int, end: int) -> list[Stored]:
-        return _within_bytes(
-            [Stored(index, rows.entries[index]) for index in range(start, end) if index in rows.entries]
-        )
+        there = rows.readable()
+        return _within_bytes([Stored(index, there[index]) for index in range(start, end) if index in there])
 
     def _tiles(self, rows: Rows, tiles: Iterable[Tile]) -> dict[Tile, bytes]:
         found = {}
@@ -159,7 +183,7 @@ class FakeReading(Failing):
     ) -> Scanned:
         self._fail()
         rows = self._log.rows[scope_of(tenant)]
-        looked_at = sorted((index for index in rows.entries if start <= index < end), reverse=newest_first)
+        looked_at = sorted((index for index in rows.readable() if start <= index < end), reverse=newest_first)
         cut = len(looked_at) > self.scan_entries
         found, size = [], 0
         for index in looked_at[: self.scan_entries]:
@@ -338,8 +362,12 @@ def envelope(*events: AuditEvent) -> bytes:
     return AuditEnvelope(events=events).model_dump_json(exclude_defaults=True).encode()
 
 
-def candidates(scope: Scope, *events: AuditEvent, received_at: datetime = NOW) -> tuple[Candidate, ...]:
-    return decode_envelope(AuditSubject(scope, "secrets").format(), envelope(*events), received_at).candidates
+def candidates(
+    scope: Scope, *events: AuditEvent, received_at: datetime = NOW, source: str = "secrets"
+) -> tuple[Candidate, ...]:
+    if received_at != NOW:  # what happened long before it was received is refused
+        events = tuple(each.model_copy(update={"occurred_at": received_at}) for each in events)
+    return decode_envelope(AuditSubject(scope, source).format(), envelope(*events), received_at).candidates
 
 
 def delivered(scope: Scope, *events: AuditEvent, source: str = "secrets") -> Delivered:

@@ -14,14 +14,13 @@ from wardmesh.server.tenant import TenantContext
 from wardmesh_audit.behalf import SEAL, the_log
 from wardmesh_audit.store import PostgresStore
 
-TABLES = ("logs", "leaves", "entries", "entries_default", "tiles")
 CHANGES = {
     "logs": ["delete from audit.logs", "truncate audit.logs", "update audit.logs set size = 0",
              "update audit.logs set published_size = published_size - 1", "update audit.logs set root = sha256('x')"],
     "leaves": ["delete from audit.leaves", "truncate audit.leaves", "update audit.leaves set leaf_hash = leaf_hash"],
     "entries": ["delete from audit.entries", "truncate audit.entries", "update audit.entries set leaf = leaf"],
-    "entries_default": ["delete from audit.entries_default", "truncate audit.entries_default",
-                        "update audit.entries_default set leaf = leaf"],
+    "entries_for_ever": ["delete from audit.entries_for_ever", "truncate audit.entries_for_ever",
+                         "update audit.entries_for_ever set leaf = leaf"],
     "tiles": ["delete from audit.tiles", "truncate audit.tiles", "update audit.tiles set root = root"],
 }  # fmt: skip
 STATEMENTS = [statement for statements in CHANGES.values() for statement in statements]
@@ -72,14 +71,69 @@ async def test_a_superuser_has_to_go_out_of_their_way(
         await superuser.execute(statement)
 
 
-async def test_every_table_is_closed(superuser: asyncpg.Connection[asyncpg.Record]) -> None:
+CHANGING = {
+    "logs": "heads move forward; a trigger holds that",
+    "positions": "a reader's own, who may set them anywhere",
+    "outbox": "the relay deletes what the broker has",
+    "schema_migrations": "the ledger of migrations",
+}
+"""What is not append-only, and why. Whatever else is in the schema must be."""
+TABLES = (
+    "select c.oid::regclass::text from pg_class c where relnamespace = 'audit'::regnamespace and relkind in ('r', 'p')"
+)
+
+
+@pytest.fixture
+async def tables(superuser: asyncpg.Connection[asyncpg.Record], written: Person) -> list[str]:
+    """Every table there is, with a partition that was made just now."""
+    assert await superuser.fetchval("select audit.open_month('2031-05-01')")
+    found = [row[0] for row in await superuser.fetch(TABLES)]
+    assert {"audit.entries", "audit.entries_2031_05", "audit.holds", "audit.prunings"} <= set(found)
+    return found
+
+
+async def test_every_table_is_closed(superuser: asyncpg.Connection[asyncpg.Record], tables: list[str]) -> None:
     assert await violations(superuser) == []
-    rows = await superuser.fetch(
-        "select relname, relforcerowsecurity from pg_class "
-        "where relnamespace = 'audit'::regnamespace and relkind in ('r', 'p')"
+    strangers = await superuser.fetch(
+        "select c.relname, g.grantee::regrole::text, g.privilege_type from pg_class c, "
+        "aclexplode(coalesce(relacl, acldefault('r', relowner))) g where relnamespace = 'audit'::regnamespace "
+        "and relkind in ('r', 'p') and g.grantee <> relowner "
+        "and g.grantee::regrole::text not in ('wardmesh_audit', 'wardmesh_audit_relay')"
     )
-    assert {row["relname"] for row in rows} == {*TABLES, "positions", "outbox", "schema_migrations"}
-    assert all(row["relforcerowsecurity"] for row in rows)
+    assert strangers == []
+
+
+async def test_every_table_takes_inserts_alone(
+    superuser: asyncpg.Connection[asyncpg.Record], tables: list[str]
+) -> None:
+    """As the catalog has it, for tables that nobody thought of here too."""
+    for table in tables:
+        if table.removeprefix("audit.") in CHANGING:
+            continue
+        allowed = await superuser.fetchrow(
+            "select has_any_column_privilege('wardmesh_audit', $1::text, 'update') or "
+            "has_table_privilege('wardmesh_audit', $1::text, 'delete, truncate'), relforcerowsecurity "
+            "from pg_class where oid = $1::text::regclass",
+            table,
+        )
+        assert tuple(allowed or ()) == (False, True), table
+        for change in ("update {} set scope_id = scope_id", "delete from {}", "truncate {}"):
+            for role in ("wardmesh_owner", "none"):
+                await superuser.execute(f"set role {role}")
+                with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+                    await superuser.execute(change.format(table))
+
+
+async def test_every_table_keeps_tenants_apart(
+    superuser: asyncpg.Connection[asyncpg.Record], database: Database, tables: list[str]
+) -> None:
+    """A partition by itself is nobody's; what the service may read, it reads one scope of."""
+    for table in tables:
+        async with database.transaction(the_log(WorkspaceId.new())) as connection:
+            if await connection.fetchval("select has_table_privilege($1, 'select')", table):
+                assert await connection.fetchval(f"select count(*) from {table}") == 0, table  # noqa: S608
+            else:
+                assert table.startswith("audit.entries_") or table.removeprefix("audit.") in CHANGING, table
 
 
 async def test_a_callers_transaction_cannot_write(database: Database, written: Person) -> None:
@@ -113,4 +167,4 @@ async def test_without_a_permission_there_is_nothing_to_see(database: Database, 
                 assert rows == []
     with pytest.raises(DatabaseRefused):
         async with database.transaction(the_log(written.scope)) as connection:
-            await connection.fetch("select from audit.entries_default")
+            await connection.fetch("select from audit.entries_for_ever")

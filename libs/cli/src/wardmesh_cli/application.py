@@ -7,6 +7,7 @@ import typer
 from wardmesh_cli.commands import (
     audit,
     audit_proofs,
+    audit_retention,
     audit_verify,
     bridge,
     demo,
@@ -52,5 +53,6 @@ def build() -> typer.Typer:
     app.add_typer(event.app, name="event")
     audit_proofs.register(audit.app)
     audit_verify.register(audit.app)
+    audit_retention.register(audit.app)
     app.add_typer(audit.app, name="audit")
     return app

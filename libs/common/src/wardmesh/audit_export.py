@@ -5,12 +5,15 @@
     tile/<L>/<N>[.p/<W>]       the tree
     tile/entries/<N>[.p/<W>]   the entries, 256 in a file
     entries.ndjson             the same entries for people: line n (from 0) is entry n, the very bytes that are hashed
+    kept.ndjson                which entries are not kept for ever (`wardmesh.audit_pruning`)
 
+An entry that was pruned is an empty line, and an entry of no bytes in its bundle; its hash is in the tree.
 `wardmesh.audit_verify` checks such a folder; so can other people's tools.
 
 What always holds: the hashes of the lowest tiles are those that the log's tree holds, not computed from the entries, so
 an entry that was changed in the database differs from its tile and can be named. `checkpoint` is written last: a folder
-without one is an export that did not finish. Nothing is believed that the server says; verifying does that.
+without one is an export that did not finish. If entries are pruned while they are being read, the export goes on to
+where the log says so. Nothing is believed that the server says; verifying does that.
 
 On failure: `ExportIncomplete` if the log gives out fewer entries than its checkpoint says; what there was is in the
 folder, with the checkpoint, so that verifying names the first entry that is missing. `FileExistsError` if the folder
@@ -22,9 +25,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import IO, Protocol
 
+from wardmesh.audit_pruning import KEPT, read_announcement
 from wardmesh.audit_verify import CHECKPOINT, ENTRIES, VERIFIER_KEY, Damage, Report, verify_export
 from wardmesh.contracts.audit import MAX_LEAVES, Checkpoint, Leaves
 from wardmesh.crypto.errors import MalformedEncoding
@@ -86,19 +91,31 @@ async def export_log(log: LogReader, folder: Path, progress: Progress = _nobody)
     await asyncio.to_thread(_make_empty, folder)
     checkpoint = await log.checkpoint()
     with await asyncio.to_thread(_Writer, folder) as writer:
-        while writer.size < checkpoint.size:
-            limit = min(MAX_LEAVES, checkpoint.size - writer.size)
-            page = await log.leaves(start=writer.size, limit=limit)
-            if not 0 < len(page.leaves) <= limit or not all(map(_fits, page.leaves)):
-                break
-            if len(page.hashes) != len(page.leaves) or any(len(value) != HASH_BYTES for value in page.hashes):
-                raise MalformedEncoding("the log's answer has not one hash a leaf")
-            await asyncio.to_thread(writer.add, page.leaves, page.hashes)
-            progress(writer.size, checkpoint.size)
+        whole = await _copy(log, writer, checkpoint.size, progress)
+        while whole and writer.unannounced:
+            newer = await log.checkpoint()
+            if newer.size <= checkpoint.size:
+                break  # nothing says so: verifying names what is missing
+            checkpoint = newer
+            whole = await _copy(log, writer, checkpoint.size, progress)
         await asyncio.to_thread(writer.finish, checkpoint)
     if writer.size < checkpoint.size:
         raise ExportIncomplete(folder, writer.size, checkpoint.size)
     return Exported(folder, checkpoint.size, checkpoint.verifier_key)
+
+
+async def _copy(log: LogReader, writer: _Writer, size: int, progress: Progress) -> bool:
+    """Write entries up to `size`; tell whether the log gave out all of them."""
+    while writer.size < size:
+        limit = min(MAX_LEAVES, size - writer.size)
+        page = await log.leaves(start=writer.size, limit=limit)
+        if not 0 < len(page.leaves) <= limit or not all(map(_fits, page.leaves)):
+            return False
+        if len(page.hashes) != len(page.leaves) or any(len(value) != HASH_BYTES for value in page.hashes):
+            raise MalformedEncoding("the log's answer has not one hash a leaf")
+        await asyncio.to_thread(writer.add, page)
+        progress(writer.size, size)
+    return True
 
 
 def _fits(leaf: bytes) -> bool:
@@ -121,18 +138,38 @@ class _Writer:
         self._bundle: list[bytes] = []
         self._bundles = 0
         self._lines: IO[bytes] = (folder / ENTRIES).open("xb")
+        self._kept: IO[bytes] | None = None
+        self._gone: set[date] = set()
+        self._announced: set[date] = set()
 
     def __enter__(self) -> _Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._lines.close()
+        if self._kept is not None:
+            self._kept.close()
 
     @property
     def size(self) -> int:
         return self._builder.size
 
-    def add(self, leaves: Sequence[bytes], hashes: Sequence[bytes]) -> None:
+    @property
+    def unannounced(self) -> bool:
+        """Whether entries are gone of which nothing that is written says that they were pruned."""
+        return not self._gone <= self._announced
+
+    def add(self, page: Leaves) -> None:
+        leaves, hashes = page.leaves, page.hashes
+        for index, leaf in enumerate(leaves, self.size):
+            if (said := read_announcement(leaf, index)) is not None:
+                self._announced.add(said.kept_to)
+            elif not leaf:
+                self._gone.update(run.kept_to for run in page.kept if run.first <= index <= run.last)
+        if page.kept and self._kept is None:
+            self._kept = (self._folder / KEPT).open("xb")
+        if self._kept is not None:
+            self._kept.writelines(run.model_dump_json().encode() + b"\n" for run in page.kept)
         self._lines.writelines(leaf + b"\n" for leaf in leaves)
         self._bundle.extend(leaves)
         while len(self._bundle) >= TILE_WIDTH:
@@ -147,6 +184,8 @@ class _Writer:
         for tile, content in self._builder.partial_tiles():
             self._write(tile.path, content)
         self._lines.flush()
+        if self._kept is not None:
+            self._kept.flush()
         self._write(VERIFIER_KEY, f"{checkpoint.verifier_key}\n".encode())
         self._write(CHECKPOINT, checkpoint.note.encode())
 

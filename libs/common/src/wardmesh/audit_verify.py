@@ -3,6 +3,7 @@
 It recomputes the hash of every entry, every tile and the root, checks the checkpoint's signature, compares the readable
 copy (`entries.ndjson`) byte for byte where there is one, checks that the log was at every earlier size what a
 checkpoint says that somebody kept, and says what it checked. On damage it names the first entry or tile concerned.
+An entry that was pruned is one whose end the log itself announced; any other that is missing is damage.
 
 What always holds: an export is reported as sound only if the trusted key signed its checkpoint and everything that the
 signed size requires is there and is what was signed. Whoever serves the files is not believed in anything, and memory
@@ -17,12 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Final, TypeAlias
 
 from wardmesh.audit_files import FileRefused, Files, Folder
+from wardmesh.audit_pruning import KEPT, KeptCheck
 from wardmesh.crypto.checkpoint import Checkpoint, open_checkpoint
 from wardmesh.crypto.encoding import base64_encode
 from wardmesh.crypto.errors import CryptoError, InconsistentLog, MalformedEncoding
@@ -36,6 +39,7 @@ from wardmesh.crypto.tiles import (
     Tile,
     bundles_of,
     decode_bundle,
+    decode_tile,
 )
 
 CHECKPOINT: Final = "checkpoint"
@@ -43,6 +47,7 @@ VERIFIER_KEY: Final = "verifier-key"
 ENTRIES: Final = "entries.ndjson"
 
 MAX_KEY_BYTES: Final = 4096
+SHOWN_ANNOUNCEMENTS: Final = 12
 MAX_TILE_BYTES: Final = TILE_WIDTH * HASH_BYTES
 MAX_BUNDLE_BYTES: Final = TILE_WIDTH * (2 + MAX_ENTRY_BYTES)
 
@@ -73,6 +78,10 @@ class Report:
     entries_checked: int = 0
     tiles_checked: int = 0
     lines_checked: int = 0
+    pruned: int = 0
+    """Entries that are gone, as the log says; their hashes were checked."""
+    announced_by: tuple[int, ...] = ()
+    """The entries that say so."""
     checkpoints_checked: tuple[str, ...] = ()
     """The names of the checkpoints that were kept, and that this log extends."""
     damage: Damage | None = None
@@ -92,6 +101,8 @@ class Report:
         if self.is_sound:
             copy = f", {self.lines_checked} lines of {ENTRIES}" if self.lines_checked == self.size else ""
             yield f"checked    {self.entries_checked} entries, {self.tiles_checked} tiles, the root{copy}"
+            if self.pruned:
+                yield f"pruned     {self.pruned} of them, as the log says in {_entries_named(self.announced_by)}"
             for name in self.checkpoints_checked:
                 yield f"extends    {name}"
             yield "sound      nothing was changed, dropped, inserted or reordered"
@@ -101,6 +112,12 @@ class Report:
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
+
+
+def _entries_named(indexes: Sequence[int]) -> str:
+    shown = ", ".join(map(str, indexes[:SHOWN_ANNOUNCEMENTS]))
+    more = len(indexes) - SHOWN_ANNOUNCEMENTS
+    return f"{'entry' if len(indexes) == 1 else 'entries'} {shown}" + (f" and {more} more" if more > 0 else "")
 
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -200,14 +217,20 @@ class _Export:
         lines = self.files.open(ENTRIES)
         if lines is None and self.needs_lines:
             raise _Damaged(f"{ENTRIES} is missing", ENTRIES)
-        with lines or BytesIO():
-            verified = verify_bundles(
-                self._bundles(checkpoint, lines), checkpoint, stored=self._tile, kept=tuple(kept.values())
-            )
+        runs = self.files.open(KEPT)
+        with lines or BytesIO(), runs or BytesIO():
+            keeping = KeptCheck(runs)
+            bundles = self._bundles(checkpoint, lines, keeping)
+            verified = verify_bundles(bundles, checkpoint, stored=self._tile, kept=tuple(kept.values()))
             report.tiles_checked, report.checkpoints_checked = verified.tiles, tuple(kept)
             if lines is not None and self._line_damage is None and lines.read(1):
                 self._line_damage = Damage(f"{ENTRIES} goes on after the last entry", ENTRIES, checkpoint.size)
+            report.announced_by = keeping.end(checkpoint.size)
+        report.pruned = keeping.pruned
         report.damage = self._line_damage
+        if report.damage is None and keeping.damaged is not None:
+            what, entry = keeping.damaged
+            report.damage = Damage(what, entry=entry)
 
     def _own_key(self) -> VerifierKey:
         text = self.files.read(VERIFIER_KEY, MAX_KEY_BYTES)
@@ -230,7 +253,17 @@ class _Export:
     def _tile(self, tile: Tile) -> bytes | None:
         return self.files.read(tile.path, MAX_TILE_BYTES)
 
-    def _bundles(self, checkpoint: Checkpoint, lines: IO[bytes] | None) -> Iterator[Sequence[bytes]]:
+    def _leaf_hashes(self, bundle: EntryBundle, size: int) -> Sequence[bytes]:
+        """Return what the stored tree has for the entries of a bundle, or nothing; the root decides about it."""
+        tile = Tile.at(0, bundle.index, size)
+        try:
+            return decode_tile(self._tile(tile) or b"", width=tile.width)[: bundle.width]
+        except MalformedEncoding:
+            return ()
+
+    def _bundles(
+        self, checkpoint: Checkpoint, lines: IO[bytes] | None, keeping: KeptCheck
+    ) -> Iterator[Sequence[bytes]]:
         for signed in bundles_of(checkpoint.size):
             bundle, content = self._stored_bundle(signed)
             if content is None:
@@ -245,7 +278,7 @@ class _Export:
                 self._compare(first, entries, lines)
             self.report.entries_checked += len(entries)
             self.progress(self.report.entries_checked, checkpoint.size)
-            yield entries
+            yield keeping.bundle(first, entries, partial(self._leaf_hashes, bundle, checkpoint.size))
 
     def _stored_bundle(self, signed: EntryBundle) -> tuple[EntryBundle, bytes | None]:
         """Return the bundle that is there: that of the signed size, or of an export that ended within it."""

@@ -7,18 +7,21 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from wardmesh.server import pulling, streams
-from wardmesh.server.runtime import Runtime
+from wardmesh.server.runtime import OutboxAudit, Runtime
 from wardmesh.server.settings import read_seed
 from wardmesh_audit import handlers
 from wardmesh_audit.alarm import ForkAlarm
 from wardmesh_audit.proving import Prover
+from wardmesh_audit.pruner import Pruner
 from wardmesh_audit.reading import ReadingService
+from wardmesh_audit.retention import RetentionService
 from wardmesh_audit.sealer import Sealer
 from wardmesh_audit.service import AuditService
 from wardmesh_audit.settings import Settings
 from wardmesh_audit.signing import BucketMemory, LogSigner
 from wardmesh_audit.store import PostgresStore
 from wardmesh_audit.store_reading import PostgresReading
+from wardmesh_audit.store_retention import PostgresRetention
 from wardmesh_audit.subscriber import sealing_broker
 from wardmesh_audit.tiles import TileReader
 from wardmesh_audit.wakeups import NatsWakeups
@@ -40,7 +43,8 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     alarm = ForkAlarm(runtime.audit, _now)
     runtime.health.warn("log", alarm.degraded)
     prover = Prover(store, wakeups, signer, memory, alarm)
-    handlers.bind(runtime.operations, service, reading, prover, TileReader(store))
+    keeping = PostgresRetention(runtime.database, OutboxAudit(runtime.outbox))
+    handlers.bind(runtime.operations, service, reading, prover, TileReader(store), RetentionService(keeping))
     runtime.on_stop(reading.end_tails)
     runtime.on_stop(prover.end_waits)
 
@@ -57,6 +61,7 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
         closed=closed,
     )
     await pulling.start(broker, lost=lambda: runtime.fail("the sealer's consumer does not answer"))
+    runtime.background("pruning", Pruner(keeping, _now).run)
     try:
         yield
     finally:

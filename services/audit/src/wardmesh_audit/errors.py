@@ -10,6 +10,9 @@
     └── NoSuchTile          the log has no tile or bundle of that path, or not as wide a one yet
     Conflict
     └── TooManyPositions    a principal has saved as many positions as it may
+    └── NoSuchHold          a legal hold was to be lifted that was never placed
+    Conflict
+    └── TooManyHolds        the scope has as many legal holds in force as it can
 
 What always holds: no text contains anything of an event; an index and a size say where to look.
 """
@@ -69,3 +72,15 @@ class NoSuchTile(NotFound):
     """The log has no tile of that path, or not as wide a one yet."""
 
     advice = "Ask for what a checkpoint's size requires, by its C2SP path: tile/0/000, tile/entries/x001/067.p/12."
+
+
+class NoSuchHold(NotFound):
+    """No legal hold of this scope has that number."""
+
+    advice = "List the holds: each has its number."
+
+
+class TooManyHolds(Conflict):
+    """The scope has as many legal holds in force as it can."""
+
+    advice = "One hold keeps everything; lift those that are over."

@@ -6,12 +6,18 @@ from wardmesh.contracts import audit as contracts
 from wardmesh.server.operations import Operations
 from wardmesh_audit.proving import Prover
 from wardmesh_audit.reading import ReadingService
+from wardmesh_audit.retention import RetentionService
 from wardmesh_audit.service import AuditService
 from wardmesh_audit.tiles import TileReader
 
 
 def bind(
-    operations: Operations, service: AuditService, reading: ReadingService, prover: Prover, tiles: TileReader
+    operations: Operations,
+    service: AuditService,
+    reading: ReadingService,
+    prover: Prover,
+    tiles: TileReader,
+    retention: RetentionService,
 ) -> None:
     operations.bind(contracts.EMIT, service.emit)
     operations.bind(contracts.QUERY, reading.query)
@@ -26,3 +32,9 @@ def bind(
     operations.bind(contracts.CONSISTENCY, prover.consistency)
     operations.bind(contracts.TILE, tiles.tile)
     operations.bind(contracts.BUNDLE, tiles.bundle)
+    operations.bind(contracts.RETENTION, retention.show)
+    operations.bind(contracts.SET_RETENTION, retention.set)
+    operations.bind(contracts.PLACE_HOLD, retention.place_hold)
+    operations.bind(contracts.LIFT_HOLD, retention.lift_hold)
+    operations.bind(contracts.HOLDS, retention.holds)
+    operations.bind(contracts.PRUNINGS, retention.prunings)

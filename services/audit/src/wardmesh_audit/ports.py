@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final, NamedTuple, Protocol
 
-from wardmesh.contracts.audit import AuditEvent, Filter, Position
+from wardmesh.audit_pruning import Announcement
+from wardmesh.contracts.audit import AuditEvent, Filter, Hold, KeptRun, Position, Pruning, Retention
+from wardmesh.contracts.operation import Category
 from wardmesh.crypto.tiles import Tile
 from wardmesh.ids import EventId, Scope
+from wardmesh.server.context import Call
 from wardmesh.server.messages import OutboundMessage
 from wardmesh.server.tenant import TenantContext
 from wardmesh_audit.domain import Candidate, Stored
@@ -55,6 +58,18 @@ class Publication:
     upto: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """To when entries are kept that are not kept for ever, in order, and to when the log is pruned."""
+
+    runs: Sequence[KeptRun]
+    pruned_to: date
+
+    def pruned(self) -> set[int]:
+        """Return the indexes whose entries are gone, as they should be."""
+        return {index for run in self.runs if run.kept_to <= self.pruned_to for index in range(run.first, run.last + 1)}
+
+
 class LogStore(Protocol):
     """The logs. What is read on behalf of a tenant is that tenant's scope only."""
 
@@ -62,7 +77,8 @@ class LogStore(Protocol):
         """Append what is not in the log yet, in order.
 
         MUST be one transaction, serialized with every other of this scope. MUST NOT return before it is durably
-        committed. An event id that the log has, from whenever, MUST NOT enter it again.
+        committed. An event id that the log has, from whenever, MUST NOT enter it again. Each entry is kept as long as
+        the scope's policy of this moment says, and MUST NOT come into a month that is closed.
         """
 
     def publication(
@@ -86,6 +102,9 @@ class LogStore(Protocol):
 
     async def locate(self, tenant: TenantContext, event_id: EventId) -> Located | None:
         """Return where an event is, or None if the log does not have it."""
+
+    async def kept(self, tenant: TenantContext, *, start: int, end: int) -> Kept:
+        """Return to when the entries of [start, end) are kept; at most as many as a page or a tail's window has."""
 
     async def tiles(self, tenant: TenantContext, tiles: Iterable[Tile]) -> Mapping[Tile, bytes]:
         """Return the contents of tiles of committed entries; shorter ones where rows are missing."""
@@ -134,6 +153,77 @@ class ReadingStore(Protocol):
 
     async def delete_position(self, tenant: TenantContext, name: str) -> None:
         """Forget one, if it is there."""
+
+
+class RetentionStore(Protocol):
+    """Policies and legal holds. What changes one MUST commit together with the call's audit event, or not at all."""
+
+    async def policy(self, call: Call) -> Retention:
+        """Return what is in force for what is sealed next."""
+
+    async def set_days(self, call: Call, category: Category, days: int | None) -> Retention:
+        """Keep what is sealed later of that category for so many days, or for ever. MUST NOT touch what is sealed."""
+
+    async def place_hold(self, call: Call, reason: str) -> Hold:
+        """Place a hold under the next number; raise `TooManyHolds` instead of one more than `MAX_HOLDS` in force.
+
+        When it returns, nothing of the scope is pruned any more.
+        """
+
+    async def lift_hold(self, call: Call, number: int, reason: str) -> Hold:
+        """Lift one, or leave it lifted as it was; raise `NoSuchHold` if it was never placed."""
+
+    async def holds(self, call: Call, limit: int) -> Sequence[Hold]:
+        """Return those in force, then the others, the latest first."""
+
+    async def prunings(self, call: Call, limit: int) -> Sequence[Pruning]:
+        """Return what was announced to end, the latest day first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """An entry whose time is over: its place, its hash in the tree, and whether its bytes still make that hash."""
+
+    index: int
+    leaf_hash: bytes
+    sound: bool
+
+
+class PruningStore(Protocol):
+    """What pruning does to the logs, step by step. Each step MUST be durable on return, and harmless if repeated."""
+
+    async def prunable(self, now: datetime, limit: int) -> Sequence[tuple[Scope, date]]:
+        """Return scopes that have entries whose day has come and that no hold keeps, each with its earliest such day.
+
+        MUST go by the store's own clock too, and raise if `now` is far from it.
+        """
+
+    async def is_announced(self, scope: Scope, kept_to: date) -> bool | None:
+        """Tell whether the announcement is in the log, or None if there was none."""
+
+    async def close(self, scope: Scope, kept_to: date) -> int | None:
+        """Let nothing more be sealed that is kept to that day or a day before it, and return the log's size.
+
+        Return None as long as there are sealed entries that nobody was told of. MUST refuse a day that has not come.
+        """
+
+    async def ending(self, scope: Scope, kept_to: date, *, start: int, end: int) -> Sequence[Ending]:
+        """Return the entries of [start, end) that are kept to that day, also those whose rows are not there."""
+
+    async def announce(self, scope: Scope, announcement: Announcement, event: AuditEvent) -> None:
+        """Remember what is to end, and put the event into the outbox, both or neither; nothing if it was announced."""
+
+    async def prune(self, scope: Scope, kept_to: date) -> None:
+        """Hide the entries that are kept to that day, from everybody.
+
+        MUST refuse while a hold is in force, while the announcement is not in the log, and out of order.
+        """
+
+    async def drop(self, now: datetime, event: AuditEvent) -> date | None:
+        """Drop what lies in the first month that is pruned for all, and put the event, naming it, into the outbox.
+
+        Return None if there is no such month. MUST NOT drop what somebody can still read.
+        """
 
 
 class SignedMemory(Protocol):

@@ -27,13 +27,15 @@ from wardmesh.server.context import Call
 from wardmesh.server.tenant import TenantContext
 from wardmesh_audit.domain import decode_leaf
 from wardmesh_audit.errors import LogDamaged
-from wardmesh_audit.ports import LogStore, ReadingStore, Wakeups
+from wardmesh_audit.ports import LogStore, ReadingStore, Scanned, Wakeups
 from wardmesh_audit.searching import SINCE_MARGIN
 
 QUERY_SECONDS: Final = 1.0
 """How long a query that has found nothing yet goes on looking before it says where it is: people watch it."""
 ANSWER_SECONDS: Final = 1.0
 """Kept of the caller's deadline for the way back."""
+GAP_ENTRIES: Final = 10_000
+"""How far one look of a tail goes over entries that were pruned."""
 _NO_FILTER: Final = Filter()
 
 
@@ -97,16 +99,22 @@ class ReadingService:
         """Return what there is now from `start` on, and where to go on."""
         if start >= size:
             return Entries(entries=(), next_start=start)
+        everything = request.filter == _NO_FILTER
+        end = min(size, start + GAP_ENTRIES) if everything else size
         found = await self._store.scan(
-            tenant, request.filter, start=start, end=size, limit=request.limit, newest_first=False
+            tenant, request.filter, start=start, end=end, limit=request.limit, newest_first=False
         )
-        if request.filter == _NO_FILTER:
-            for expected, stored in enumerate(found.entries, start):
-                if stored.index != expected:
-                    raise LogDamaged(f"Entry {expected} is missing.")
-            if not found.entries:
-                raise LogDamaged(f"Entry {start} is missing.")
+        if everything:
+            await self._check_gaps(tenant, found, start)
         return Entries(entries=tuple(map(decode_leaf, found.entries)), next_start=found.reached)
+
+    async def _check_gaps(self, tenant: TenantContext, found: Scanned, start: int) -> None:
+        """Raise `LogDamaged` if something was passed over that is neither there nor pruned."""
+        missing = set(range(start, found.reached)) - {stored.index for stored in found.entries}
+        if missing:
+            missing -= (await self._log.kept(tenant, start=start, end=found.reached)).pruned()
+        if missing:
+            raise LogDamaged(f"Entry {min(missing)} is missing.")
 
     async def save_position(self, call: Call, request: SavePosition) -> Position:
         """Save how far the caller has read."""

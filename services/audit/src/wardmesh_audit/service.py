@@ -21,6 +21,7 @@ from wardmesh.server.context import Call
 from wardmesh.server.tenant import TenantContext
 from wardmesh_audit import domain
 from wardmesh_audit.errors import LogDamaged
+from wardmesh_audit.leaves import PRUNED, leaves_of
 from wardmesh_audit.ports import Emitter, LogStore
 
 
@@ -57,35 +58,32 @@ class AuditService:
         end = min(size, request.start + request.limit)
         if request.start >= end:
             return Leaves(leaves=(), hashes=())
-        found = await self._store.leaves(call.tenant, start=request.start, end=end)
-        for expected, stored in enumerate(found, request.start):
-            if stored.index != expected:
-                # One that is there twice is left to the next call, which then begins with it.
-                found = found[: min(expected, stored.index) - request.start]
-                break
-        if not found:
-            raise LogDamaged(f"Entry {request.start} is missing, or there twice.")
-        hashes = await self._leaf_hashes(call.tenant, request.start, request.start + len(found), size)
-        known = await self._known(call.tenant, found, hashes)
-        return Leaves(leaves=tuple(stored.leaf for stored in found[:known]), hashes=hashes[:known])
+        found = await leaves_of(self._store, call.tenant, start=request.start, end=end)
+        hashes = await self._leaf_hashes(call.tenant, request.start, request.start + len(found.leaves), size)
+        known = await self._known(call.tenant, request.start, found.leaves, hashes)
+        found = found.first(request.start, known)
+        return Leaves(leaves=tuple(found.leaves), hashes=hashes[:known], kept=tuple(found.kept))
 
-    async def _known(self, tenant: TenantContext, found: Sequence[domain.Stored], hashes: Sequence[bytes]) -> int:
+    async def _known(self, tenant: TenantContext, start: int, leaves: Sequence[bytes], hashes: Sequence[bytes]) -> int:
         """Return how many of these leaves the log remembers as it should; raise `LogDamaged` if the first is not.
 
         An entry that differs from the tree is given out as it is: whoever verifies can then say what was changed. One
         that agrees with it, and is remembered as another event or not at all, nobody else could see: an event with its
-        id would enter the log a second time.
+        id would enter the log a second time. Of one that was pruned, the hash is all there is to agree.
         """
-        start = found[0].index
-        places = await self._store.places(tenant, start=start, end=start + len(found))
-        for stored, value in zip(found, hashes, strict=True):
-            place = places.get(stored.index)
-            is_remembered = place is not None and place.leaf_hash == value and domain.is_of(stored.leaf, place.event_id)
-            if not is_remembered and leaf_hash(stored.leaf) == value:
-                if stored.index == start:
+        places = await self._store.places(tenant, start=start, end=start + len(leaves))
+        for index, (leaf, value) in enumerate(zip(leaves, hashes, strict=True), start):
+            place = places.get(index)
+            is_remembered = (
+                place is not None
+                and place.leaf_hash == value
+                and (leaf == PRUNED or domain.is_of(leaf, place.event_id))
+            )
+            if not is_remembered and (leaf == PRUNED or leaf_hash(leaf) == value):
+                if index == start:
                     raise LogDamaged(f"What the log remembers of entry {start} is damaged.")
-                return stored.index - start
-        return len(found)
+                return index - start
+        return len(leaves)
 
     async def _leaf_hashes(self, tenant: TenantContext, start: int, end: int, size: int) -> tuple[bytes, ...]:
         wanted = [Tile.at(0, index, size) for index in range(start // TILE_WIDTH, (end - 1) // TILE_WIDTH + 1)]

@@ -10,26 +10,37 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import date
+from functools import partial
 from typing import Final
 
 import asyncpg
 
-from wardmesh.contracts.audit import MAX_PAGE_BYTES
+from wardmesh.contracts.audit import MAX_PAGE_BYTES, KeptRun
 from wardmesh.crypto.checkpoint import Checkpoint
 from wardmesh.crypto.errors import MalformedEncoding
 from wardmesh.crypto.merkle import EMPTY_ROOT
 from wardmesh.crypto.note import SignedNote
 from wardmesh.crypto.tiles import Tile
 from wardmesh.ids import EventId, Scope
-from wardmesh.server.database import Connection, Database
+from wardmesh.server.database import Connection, Database, DatabaseDefect
 from wardmesh.server.tenant import TenantContext
 from wardmesh_audit.behalf import scope_of, the_log
 from wardmesh_audit.domain import Candidate, Stored, searchable
 from wardmesh_audit.errors import LogDamaged
-from wardmesh_audit.ports import NOTHING, Located, Place, Publication, Sealed
+from wardmesh_audit.keeping import FOR_EVER, NEVER, Policy, kept_to
+from wardmesh_audit.ports import NOTHING, Kept, Located, Place, Publication, Sealed
 from wardmesh_audit.proofs import FullTile, Head, SignedHead, grow, partial_tiles
 
+_NO_PARTITION: Final = "23514"
+"""SQLSTATE of a row that no partition takes; of any other CHECK too, which the second attempt then says again."""
 _HEAD: Final = "select size, frontier, root, published_size from audit.logs where scope_id = $1"
+# With what an append needs to know besides: the months that take nothing more, and for how long what is kept.
+_HEAD_TO_APPEND: Final = """
+    select size, frontier, root, published_size, pruning_to,
+           (select days from audit.retention r where r.scope_id = l.scope_id order by revision desc limit 1) as days
+      from audit.logs l where scope_id = $1 for update of l
+"""
 _FIRST_USE: Final = "insert into audit.logs (scope_id, root) values ($1, $2) on conflict do nothing"
 # One look into the unique key for each. With `= any` the planner, before it has statistics, prefers to read the whole
 # log of the scope by its other key: 150 ms at fifteen thousand entries, and growing (docs/adr/0020).
@@ -40,9 +51,9 @@ _KNOWN: Final = """
            select from audit.leaves l where l.scope_id = $1 and l.event_id = wanted.event_id limit 1) as there
 """
 _ADD_LEAVES: Final = """
-    insert into audit.leaves (scope_id, index, event_id, leaf_hash)
-    select $1, $2 + place - 1, event_id, leaf_hash
-      from unnest($3::text[], $4::bytea[]) with ordinality as added (event_id, leaf_hash, place)
+    insert into audit.leaves (scope_id, index, event_id, leaf_hash, kept_to)
+    select $1, $2 + place - 1, event_id, leaf_hash, kept_to
+      from unnest($3::text[], $4::bytea[], $5::date[]) with ordinality as added (event_id, leaf_hash, kept_to, place)
 """
 _LOCATE: Final = """
     select l.index, l.leaf_hash, e.leaf
@@ -52,13 +63,13 @@ _LOCATE: Final = """
 # A list of lists is no array of PostgreSQL's, so each event's targets travel as the text of an array.
 _ADD_ENTRIES: Final = """
     insert into audit.entries (scope_id, index, received_at, leaf, source, occurred_at, category, action, outcome,
-                               actor, request_id, targets, acting_for, trace_id)
+                               actor, request_id, targets, acting_for, trace_id, kept_to)
     select $1, $2 + place - 1, received_at, leaf, source, occurred_at, category, action, outcome, actor, request_id,
-           targets::text[], acting_for, trace_id
+           targets::text[], acting_for, trace_id, kept_to
       from unnest($3::timestamptz[], $4::bytea[], $5::text[], $6::timestamptz[], $7::text[], $8::text[], $9::text[],
-                  $10::text[], $11::text[], $12::text[], $13::text[], $14::text[]) with ordinality
+                  $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::date[]) with ordinality
            as added (received_at, leaf, source, occurred_at, category, action, outcome, actor, request_id, targets,
-                     acting_for, trace_id, place)
+                     acting_for, trace_id, kept_to, place)
 """
 _ADD_TILES: Final = """
     insert into audit.tiles (scope_id, level, index, root, hashes)
@@ -89,16 +100,37 @@ _TILES: Final = """
 """
 
 
+# Entries that end, in runs that end on the same day.
+_KEPT: Final = """
+    select min(index) as first, max(index) as last, kept_to from (
+        select index, kept_to, index - row_number() over (partition by kept_to order by index) as run
+          from audit.leaves where scope_id = $1 and index >= $2 and index < $3 and kept_to < 'infinity') as kept
+     group by kept_to, run order by first
+"""
+_PRUNED_TO: Final = "select pruned_to from audit.logs where scope_id = $1"
+
+
 class PostgresStore:
     """The port `LogStore` on a real database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._months: set[date] = set()
+        """Known to be open; if one was dropped since, sealing into it fails once and opens it."""
 
     async def seal(self, scope: Scope, candidates: Sequence[Candidate]) -> Sealed:
         """Append what is not in the log yet, in order, in one transaction."""
+        try:
+            return await self._seal(scope, candidates)
+        except DatabaseDefect as error:
+            if error.sqlstate != _NO_PARTITION or not self._months:
+                raise
+            self._months.clear()
+        return await self._seal(scope, candidates)
+
+    async def _seal(self, scope: Scope, candidates: Sequence[Candidate]) -> Sealed:
         async with self._database.transaction(the_log(scope)) as connection:
-            head = await self._locked_head(connection, scope)
+            head, policy, closed_to = await self._locked_head(connection, scope)
             ids = [candidate.event.id for candidate in candidates]
             known = {row["event_id"] for row in await connection.fetch(_KNOWN, scope, ids)}
             fresh: dict[str, Candidate] = {}
@@ -106,7 +138,9 @@ class PostgresStore:
                 if candidate.event.id not in known:
                     fresh.setdefault(candidate.event.id, candidate)
             if fresh:
-                await self._append(connection, scope, head, list(fresh.values()))
+                added = list(fresh.values())
+                kept = [kept_to(each.event, each.source, each.received_at, policy, closed_to) for each in added]
+                await self._append(connection, scope, head, added, await self._opened(connection, kept))
         return Sealed(head.size, tuple(fresh.values()), len(candidates) - len(fresh))
 
     @asynccontextmanager
@@ -134,6 +168,14 @@ class PostgresStore:
     async def leaves(self, tenant: TenantContext, *, start: int, end: int) -> Sequence[Stored]:
         async with self._database.transaction(tenant, read_only=True) as connection:
             return await self._leaves(connection, scope_of(tenant), start, end)
+
+    async def kept(self, tenant: TenantContext, *, start: int, end: int) -> Kept:
+        async with self._database.transaction(tenant, read_only=True) as connection:
+            rows = await connection.fetch(_KEPT, scope_of(tenant), start, end)
+            # Asked last: what was gone when the caller looked is among it.
+            pruned_to = await connection.fetchval(_PRUNED_TO, scope_of(tenant))
+        runs = tuple(KeptRun(first=row["first"], last=row["last"], kept_to=row["kept_to"]) for row in rows)
+        return Kept(runs, NEVER if pruned_to is None else pruned_to)
 
     async def tiles(self, tenant: TenantContext, tiles: Iterable[Tile]) -> Mapping[Tile, bytes]:
         async with self._database.transaction(tenant, read_only=True) as connection:
@@ -165,20 +207,38 @@ class PostgresStore:
         async with self._database.transaction(the_log(scope)) as connection:
             await connection.execute(_SIGN, scope, signed.size, signed.note.decode())
 
-    async def _locked_head(self, connection: Connection, scope: Scope) -> Head:
-        row = await connection.fetchrow(f"{_HEAD} for update", scope)
+    async def _locked_head(self, connection: Connection, scope: Scope) -> tuple[Head, Policy, date]:
+        row = await connection.fetchrow(_HEAD_TO_APPEND, scope)
         if row is None:
             await connection.execute(_FIRST_USE, scope, EMPTY_ROOT)
-            row = await connection.fetchrow(f"{_HEAD} for update", scope)
-        return _head(row)
+            row = await connection.fetchrow(_HEAD_TO_APPEND, scope)
+        if row is None:
+            return Head(), {}, NEVER
+        return _head(row), row["days"] or {}, row["pruning_to"]
 
-    async def _append(self, connection: Connection, scope: Scope, head: Head, candidates: Sequence[Candidate]) -> None:
+    async def _opened(self, connection: Connection, kept: Sequence[date]) -> Sequence[date]:
+        """Make sure that there are partitions for these entries; what none can be opened for is kept for ever."""
+        refused: set[date] = set()
+        for month in {*kept} - self._months - {FOR_EVER}:
+            if await connection.fetchval("select audit.open_month($1)", month):
+                connection.after_commit(partial(self._months.add, month))
+            else:
+                refused.add(month)
+        return [FOR_EVER if month in refused else month for month in kept]
+
+    async def _append(
+        self,
+        connection: Connection,
+        scope: Scope,
+        head: Head,
+        candidates: Sequence[Candidate],
+        kept: Sequence[date],
+    ) -> None:
         hashes = [candidate.leaf_hash for candidate in candidates]
-        partial = await self._tiles(connection, scope, partial_tiles(head.size, len(hashes)))
-        growth = grow(head, hashes, partial)
+        growth = grow(head, hashes, await self._tiles(connection, scope, partial_tiles(head.size, len(hashes))))
         events = [candidate.event for candidate in candidates]
         ids = [event.id for event in events]
-        await connection.execute(_ADD_LEAVES, scope, head.size, ids, hashes)
+        await connection.execute(_ADD_LEAVES, scope, head.size, ids, hashes, kept)
         await connection.execute(
             _ADD_ENTRIES,
             scope,
@@ -195,6 +255,7 @@ class PostgresStore:
             [_array_text(event.targets) for event in events],
             [event.acting_for for event in events],
             [event.trace_id for event in events],
+            kept,
         )
         if growth.filled:
             await self._add_tiles(connection, scope, growth.filled)

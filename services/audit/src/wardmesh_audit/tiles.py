@@ -2,6 +2,7 @@
 
 What always holds: what is given out is of committed entries and as wide as its path says; a path that the log does not
 reach yet is not found. Whether hashes and entries agree is for the reader to see: both come from where they are stored.
+An entry that was pruned has no bytes.
 
 On failure: `NoSuchTile`; `LogDamaged` where rows are missing.
 """
@@ -14,6 +15,7 @@ from wardmesh.crypto.merkle import HASH_BYTES
 from wardmesh.crypto.tiles import TILE_HEIGHT, TILE_WIDTH, EntryBundle, Tile, encode_bundle, parse_path
 from wardmesh.server.context import Call
 from wardmesh_audit.errors import LogDamaged, NoSuchTile
+from wardmesh_audit.leaves import leaves_of
 from wardmesh_audit.ports import LogStore
 
 
@@ -44,11 +46,9 @@ class TileReader:
         if first + bundle.width > size:
             raise NoSuchTile
         start, end = first + request.skip, first + bundle.width
-        found = await self._store.leaves(call.tenant, start=start, end=end)
-        if [stored.index for stored in found] != list(range(start, start + len(found))) or not found:
-            raise LogDamaged(f"Entries from {start} on are missing.")
-        content = encode_bundle(stored.leaf for stored in found)
-        return BundlePart(content=content, entries=len(found), left=end - start - len(found))
+        found = await leaves_of(self._store, call.tenant, start=start, end=end)
+        content = encode_bundle(found.leaves)
+        return BundlePart(content=content, entries=len(found.leaves), left=end - start - len(found.leaves))
 
 
 def _address(path: str) -> Tile | EntryBundle:

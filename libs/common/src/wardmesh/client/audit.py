@@ -70,6 +70,12 @@ class Audit(Surface):
     tail_page = method(audit.TAIL)
     checkpoint = method(audit.CHECKPOINT)
     leaves_page = method(audit.LEAVES)
+    retention = method(audit.RETENTION)
+    set_retention = method(audit.SET_RETENTION)
+    prunings = method(audit.PRUNINGS)
+    place_hold = method(audit.PLACE_HOLD)
+    lift_hold = method(audit.LIFT_HOLD)
+    holds = method(audit.HOLDS)
     prove = method(audit.PROVE)
     receipt = method(audit.RECEIPT)
     consistency = method(audit.CONSISTENCY)
@@ -147,7 +153,7 @@ class Audit(Surface):
             limit = None if limit is None else limit - len(page.entries)
 
     async def leaves(self, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """Yield leaves as they were hashed, from index `start` up to `end`, or to the last."""
+        """Yield leaves as they were hashed, from index `start` up to `end` or to the last; what was pruned is empty."""
         while end is None or start < end:
             limit = audit.MAX_LEAVES if end is None else min(audit.MAX_LEAVES, end - start)
             page = (await self.leaves_page(start=start, limit=limit)).leaves

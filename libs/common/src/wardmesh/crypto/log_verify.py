@@ -35,6 +35,10 @@ StoredTile: TypeAlias = Callable[[Tile], bytes | None]
 """Returns what is stored as a tile, or None if nothing is."""
 
 
+class LeafHash(bytes):
+    """Stands for an entry whose bytes are gone: the hash that it has in the tree. The root shows whether it is that."""
+
+
 @dataclass(frozen=True, slots=True)
 class VerifiedLog:
     """What was checked: the log of `checkpoint`, all its entries, and so many stored tiles."""
@@ -53,7 +57,8 @@ def verify_log(
 ) -> VerifiedLog:
     """Return only if `entries` are all the entries of the log that `vkey` signed a checkpoint of.
 
-    `origin` as in `open_checkpoint`. With `stored`, every tile that the log's size requires is compared as well.
+    An entry may be a `LeafHash`. `origin` as in `open_checkpoint`. With `stored`, every tile that the log's size
+    requires is compared as well.
     """
     checkpoint = open_checkpoint(signed_checkpoint, vkey, origin=origin)
     return verify_bundles(_in_bundles(iter(entries), checkpoint.size), checkpoint, stored=stored)
@@ -77,7 +82,9 @@ def verify_bundles(
     marks = deque(sorted(kept, key=lambda each: each.size))
     forked: Checkpoint | None = None
     for expected, entries in zip(bundles_of(size), bundles, strict=False):
-        leaves = [sha256(LEAF_PREFIX + entry).digest() for entry in entries]
+        leaves = [
+            bytes(entry) if type(entry) is LeafHash else sha256(LEAF_PREFIX + entry).digest() for entry in entries
+        ]
         while marks and marks[0].size <= builder.size + len(leaves):
             mark = marks.popleft()
             if forked is None and builder.root(leaves[: mark.size - builder.size]) != mark.root:

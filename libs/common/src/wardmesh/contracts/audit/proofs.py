@@ -5,6 +5,7 @@ A leaf's bytes are kept verbatim, and they are what the tree hashes; all else ab
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated
 
 from pydantic import Field
@@ -36,14 +37,24 @@ class ReadLeaves(Message):
     limit: Annotated[int, Field(ge=1, le=MAX_LEAVES)] = MAX_LEAVES
 
 
+class KeptRun(Message):
+    """Entries from `first` to `last`, all of which are kept to the same day."""
+
+    first: int = Field(ge=0)
+    last: int = Field(ge=0)
+    kept_to: date
+
+
 class Leaves(Message):
     """`leaves` begin at the index asked for and may be fewer than `limit`; there are none beyond the log's end.
 
-    `hashes` are what the tree holds for them, stored apart: where the hash of a leaf is another, that leaf was changed.
+    A leaf that was pruned is empty. `hashes` are what the tree holds for all of them, stored apart: where the hash of a
+    leaf is another, that leaf was changed. `kept` says to when those are kept that are not kept for ever.
     """
 
     leaves: tuple[bytes, ...]
     hashes: tuple[bytes, ...]
+    kept: tuple[KeptRun, ...] = ()
 
 
 class Prove(Message):
