@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 import asyncpg
 import pytest
-from fake_log import FakeEmitter, FakeMemory, FakeWakeups, Person, candidates, event
+from fake_log import FakeAlarm, FakeEmitter, FakeMemory, FakeWakeups, Person, candidates, event
 from test_tampering import SIZE, Reader
 
 from wardmesh.audit_export import ExportIncomplete, export_log, verify_export
@@ -161,7 +161,7 @@ async def reader(database: Database, operator: Person, signer: LogSigner) -> Rea
     """A log that was signed, once when it was half as long."""
     store = PostgresStore(database)
     service = AuditService(store, FakeEmitter(), lambda: datetime.now(UTC))
-    reader = Reader(service, Prover(store, FakeWakeups(), signer, FakeMemory()), operator)
+    reader = Reader(service, Prover(store, FakeWakeups(), signer, FakeMemory(), FakeAlarm()), operator)
     for step in (100, 400, 100):
         await store.seal(operator.scope, candidates(operator.scope, *[event() for _ in range(step)]))
         await reader.checkpoint()
