@@ -33,15 +33,23 @@ NO_LOG_CONTENT: Final = {
     "outbox": "events on their way to another stream; what is in the log does not come through it",
     "schema_migrations": "which migrations have run",
     "positions": "how far readers have read, which they may set anywhere",
+    "retention": "for how long what is sealed next is kept; setting it leaves an entry",
+    "holds": "what stops pruning; placing one leaves an entry",
+    "lifted_holds": "what lets pruning go on; lifting leaves an entry",
+    "prunings": "what was announced; the announcement itself is an entry (test_pruned_logs)",
 }
 """Tables that may be changed without the log being another one."""
 
 SEARCHED: Final = "repeats what the leaf says, to search by: a change hides an entry from a search, not from the log"
+KEPT: Final = "the announcement has the digest of all that is kept to a day; verifying compares when one is missing"
 NOT_PROVEN: Final = {
     "entries": dict.fromkeys(
         ("received_at", "source", "occurred_at", "category", "action", "outcome", "actor", "request_id", "targets",
-         "acting_for", "trace_id"), SEARCHED),
+         "acting_for", "trace_id"), SEARCHED) | {"kept_to": KEPT},
+    "leaves": {"kept_to": KEPT},
     "logs": {
+        "pruning_to": "which months take nothing more",
+        "pruned_to": "what is hidden without an announcement is named as missing (test_pruned_logs)",
         "published_size": "how far the news are told, at least once",
         "signed_size": "the broker remembers it too, and a head must extend both",
         "signed_note": "the broker remembers it too, and a head must extend both",
