@@ -8,12 +8,14 @@ from pathlib import Path
 import httpx2
 import pytest
 from conftest import Shell
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 from wardmesh.audit_export import export_log
 from wardmesh.contracts.audit import Checkpoint, Leaves
 from wardmesh.crypto import checkpoint as signed
 from wardmesh.crypto.merkle import leaf_hash, root_of
-from wardmesh.crypto.note import Signer
+from wardmesh.crypto.mldsa import MldsaSigner
+from wardmesh.crypto.note import SignedNote, Signer
 from wardmesh_cli.failures import CommandFailed
 from wardmesh_cli.web_files import MAX_TRIES, WebFiles
 
@@ -174,3 +176,16 @@ def test_a_token_goes_to_its_server_and_never_in_plain_text(wardmesh: Shell, exp
 
 def test_what_is_no_export_is_said_to_be_none(wardmesh: Shell, tmp_path: Path) -> None:
     assert wardmesh("audit", "verify", str(tmp_path / "nowhere")).status == 2
+
+
+def test_an_mldsa_key_that_is_named_must_have_signed(wardmesh: Shell, export: Path) -> None:
+    signer = MldsaSigner(LOG_KEY.verifier.name, MLDSA44PrivateKey.from_seed_bytes(bytes(32)))
+    key = ("--key", KEY, "--mldsa-key", str(signer.verifier))
+    assert "has not signed" in wardmesh("audit", "verify", str(export), *key).out
+    parsed = SignedNote.parse(note(600))
+    line = signer.sign(signed.Checkpoint.parse_text(parsed.text))
+    (export / "checkpoint").write_bytes(SignedNote(parsed.text, (*parsed.signatures, line)).encode())
+    ran = wardmesh("audit", "verify", str(export), *key)
+    assert (ran.status, "ML-DSA-44 key has signed it too" in ran.out) == (0, True), ran.out
+    assert wardmesh("audit", "verify", str(export), "--key", KEY).status == 0
+    assert wardmesh("audit", "verify", str(export), "--key", KEY, "--mldsa-key", KEY).status == 2

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from fake_log import FakeAlarm, FakeLog, FakeMemory, FakeWakeups, Person, candidates, event, make_person
 
 from wardmesh.audit_receipt import verify_growth, verify_receipt
@@ -15,6 +19,7 @@ from wardmesh.contracts.operation import Empty, Level
 from wardmesh.crypto.checkpoint import open_checkpoint
 from wardmesh.crypto.errors import BadProof
 from wardmesh.crypto.merkle import EMPTY_ROOT
+from wardmesh.crypto.mldsa import MldsaKey, check_signed
 from wardmesh.crypto.tlog import verify_inclusion
 from wardmesh.crypto.tlog_proof import TlogProof
 from wardmesh.errors import NotSealed, Overloaded, ServiceUnavailable
@@ -262,3 +267,23 @@ async def test_no_receipt_is_given_of_a_fork(prover: Prover, fake_log: FakeLog, 
         await ask(prover, operator, events[0].id)
     with pytest.raises(SigningRefused):
         await ask(prover, operator, events[4].id)
+
+
+async def test_an_mldsa_key_signs_beside_and_a_head_is_signed_once(
+    fake_log: FakeLog, wakeups: FakeWakeups, memory: FakeMemory, operator: Person, tmp_path: Path
+) -> None:
+    ed25519, mldsa = Ed25519PrivateKey.generate(), MLDSA44PrivateKey.generate()
+    for name, key in (("ed25519", ed25519), ("mldsa", mldsa)):
+        (tmp_path / name).write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    await seal(fake_log, operator, 5)
+    before = Prover(fake_log, wakeups, LogSigner("wardmesh.test", ed25519), memory, FakeAlarm())
+    assert (await before.checkpoint(operator.ask(contracts.CHECKPOINT), Empty())).mldsa_key is None
+    both = LogSigner.from_files("wardmesh.test", tmp_path / "ed25519", tmp_path / "mldsa")
+    prover = Prover(fake_log, wakeups, both, memory, FakeAlarm())
+    answer = await prover.checkpoint(operator.ask(contracts.CHECKPOINT), Empty())
+    assert answer.mldsa_key is not None
+    opened = open_checkpoint(answer.note.encode(), answer.verifier_key)
+    check_signed(answer.note.encode(), opened, MldsaKey.parse(answer.mldsa_key))
+    assert await prover.checkpoint(operator.ask(contracts.CHECKPOINT), Empty()) == answer
+    with pytest.raises(ValueError, match="expected an ML-DSA-44 key"):
+        LogSigner.from_files("wardmesh.test", tmp_path / "ed25519", tmp_path / "ed25519")

@@ -31,6 +31,7 @@ from wardmesh.crypto.encoding import base64_encode
 from wardmesh.crypto.errors import CryptoError, InconsistentLog, MalformedEncoding
 from wardmesh.crypto.log_verify import verify_bundles
 from wardmesh.crypto.merkle import HASH_BYTES
+from wardmesh.crypto.mldsa import MldsaKey, check_signed
 from wardmesh.crypto.note import MAX_NOTE_BYTES, VerifierKey
 from wardmesh.crypto.tiles import (
     MAX_ENTRY_BYTES,
@@ -75,6 +76,8 @@ class Report:
     size: int = 0
     root: bytes = b""
     signature_checked: bool = False
+    mldsa_checked: bool = False
+    """Whether an ML-DSA-44 key that the caller named has signed it too."""
     entries_checked: int = 0
     tiles_checked: int = 0
     lines_checked: int = 0
@@ -96,6 +99,8 @@ class Report:
             yield f"log        {self.origin}"
             yield f"checkpoint {self.size} entries, root {base64_encode(self.root)}, signature good"
             yield f"key        {self.verifier_key}"
+            if self.mldsa_checked:
+                yield "           and the ML-DSA-44 key has signed it too"
             if not self.key_is_pinned:
                 yield "           this key came with the export: compare it with one that you have from elsewhere"
         if self.is_sound:
@@ -140,14 +145,16 @@ def verify_export(
     folder: Path,
     verifier_key: str | None = None,
     *,
+    mldsa_key: str | None = None,
     kept: Mapping[str, bytes] = MappingProxyType({}),
     progress: Progress = _nobody,
 ) -> Report:
     """Check the export in `folder` against the log's `verifier_key`; without one, against the key that it came with.
 
-    `kept` are signed checkpoints of the log that somebody has from earlier, by a name that the report may call them.
+    With `mldsa_key`, that ML-DSA-44 key MUST have signed it too. `kept` are signed checkpoints of the log that somebody
+    has from earlier, by a name that the report may call them.
     """
-    return verify_files(Folder(folder), str(folder), verifier_key, kept=kept, progress=progress)
+    return verify_files(Folder(folder), str(folder), verifier_key, mldsa_key=mldsa_key, kept=kept, progress=progress)
 
 
 def verify_files(
@@ -155,13 +162,15 @@ def verify_files(
     place: str,
     verifier_key: str | None = None,
     *,
+    mldsa_key: str | None = None,
     kept: Mapping[str, bytes] = MappingProxyType({}),
     progress: Progress = _nobody,
 ) -> Report:
     """As `verify_export`, wherever the files are; only a folder has to have the readable copy."""
     report = Report(place, key_is_pinned=verifier_key is not None)
     pinned = None if verifier_key is None else VerifierKey.parse(verifier_key)
-    export = _Export(files, report, kept, progress, needs_lines=isinstance(files, Folder))
+    also = None if mldsa_key is None else MldsaKey.parse(mldsa_key)
+    export = _Export(files, report, kept, progress, also, needs_lines=isinstance(files, Folder))
     try:
         export.check(pinned)
     except FileRefused as refused:
@@ -188,6 +197,7 @@ class _Export:
     report: Report
     kept: Mapping[str, bytes]
     progress: Progress
+    also: MldsaKey | None
     needs_lines: bool
     unreadable: Damage | None = None
     """Why the entries ended before their signed number."""
@@ -201,6 +211,9 @@ class _Export:
         key = pinned or self._own_key()
         try:
             checkpoint = open_checkpoint(note, key)
+            if self.also is not None:
+                check_signed(note, checkpoint, self.also)
+                report.mldsa_checked = True
         except CryptoError as error:
             raise _Damaged(f"{CHECKPOINT}: {error}", CHECKPOINT) from error
         report.verifier_key, report.signature_checked = str(key), True

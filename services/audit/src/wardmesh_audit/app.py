@@ -31,7 +31,7 @@ from wardmesh_audit.wakeups import NatsWakeups
 async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     """The service, for as long as the block runs."""
     messaging = runtime.messaging
-    signer = LogSigner.from_file(settings.log_name, settings.audit_log_key_file)
+    signer = LogSigner.from_files(settings.log_name, settings.audit_log_key_file, settings.audit_log_mldsa_key_file)
     for stream in (streams.AUDIT, streams.SEALED, streams.DEAD):
         await messaging.expect_stream(stream, replicas=settings.stream_replicas)
     await messaging.expect_bucket(streams.CHECKPOINTS, replicas=settings.stream_replicas)

@@ -43,7 +43,7 @@ from wardmesh_audit.behalf import the_log
 from wardmesh_audit.errors import LogDamaged, NoSuchEntry, SigningRefused
 from wardmesh_audit.ports import Alarm, Located, LogStore, SignedMeanwhile, SignedMemory, Wakeups
 from wardmesh_audit.proofs import Head, SignedHead
-from wardmesh_audit.signing import LogSigner
+from wardmesh_audit.signing import LogSigner, same_signers
 
 ANSWER_SECONDS: Final = 1.0
 """Kept of the caller's deadline for the way back."""
@@ -71,7 +71,12 @@ class Prover:
         """Return the committed head, signed."""
         scope = call.caller.scope
         signed = await self._signed(scope, call.tenant)
-        return Checkpoint(note=signed.note.decode(), verifier_key=self._signer.verifier_key(scope), size=signed.size)
+        return Checkpoint(
+            note=signed.note.decode(),
+            verifier_key=self._signer.verifier_key(scope),
+            size=signed.size,
+            mldsa_key=self._signer.mldsa_key(scope),
+        )
 
     async def prove(self, call: Call, request: Prove) -> InclusionProof:
         """Prove that an entry is in the tree of a size that the log has, or once had."""
@@ -162,8 +167,10 @@ class Prover:
         for before in (outside, inside):
             await self._check_extension(tenant, head, before)
         signed = self._signer.sign(scope, head)
-        if head.size == 0 or (outside is not None and outside.note == signed.note):
+        if head.size == 0:
             return signed
+        if outside is not None and same_signers(outside.note, signed.note):
+            return outside
         await self._memory.remember(scope, signed, revision)
         await self._store.remember_signed(scope, signed)
         return signed

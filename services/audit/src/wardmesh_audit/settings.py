@@ -12,6 +12,8 @@ class Settings(ServiceSettings):
 
     audit_log_key_file: Path
     """The Ed25519 key that signs checkpoints (PEM). Whoever has it can vouch for another log than ours."""
+    audit_log_mldsa_key_file: Path | None = None
+    """An ML-DSA-44 key (PEM) that signs checkpoints beside it, against forgers with a quantum computer."""
     audit_log_name: str | None = None
     """The first part of every log's name (its origin); without it, the mesh's issuer."""
 

@@ -1,4 +1,4 @@
-"""The key that signs checkpoints, and what was signed last, remembered in a key-value bucket.
+"""The keys that sign checkpoints, and what was signed last, remembered in a key-value bucket.
 
 A key signs for many logs: each log's origin is `{name}/{scope}`, and the verifier key is named after it, so one log's
 checkpoint never passes for another's.
@@ -15,12 +15,15 @@ import nats.errors
 import nats.js.errors
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from nats.js import JetStreamContext
 from nats.js.kv import KeyValue
 
-from wardmesh.crypto.checkpoint import Checkpoint, sign_checkpoint
+from wardmesh.crypto.checkpoint import Checkpoint
 from wardmesh.crypto.errors import CryptoError
+from wardmesh.crypto.mldsa import MldsaSigner
 from wardmesh.crypto.note import SignedNote, Signer
 from wardmesh.errors import ServiceUnavailable
 from wardmesh.ids import Scope
@@ -35,20 +38,23 @@ _FAILURES: Final = (nats.errors.Error, nats.js.errors.Error, TimeoutError)
 class LogSigner:
     """Signs the heads of all logs of this mesh."""
 
-    def __init__(self, name: str, key: Ed25519PrivateKey) -> None:
+    def __init__(self, name: str, key: Ed25519PrivateKey, mldsa: MLDSA44PrivateKey | None = None) -> None:
         self._name = name
         self._key = key
+        self._mldsa = mldsa
 
     @classmethod
-    def from_file(cls, name: str, path: Path) -> LogSigner:
-        """Return the signer whose private key is in `path` (PEM); raise `ValueError` naming the file."""
-        try:
-            key = load_pem_private_key(path.read_bytes(), password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise ValueError(f"{path}: expected an Ed25519 private key in PEM, without a password") from error
+    def from_files(cls, name: str, path: Path, mldsa_path: Path | None = None) -> LogSigner:
+        """Return the signer of the keys in those files (PEM); raise `ValueError` naming one that is wrong."""
+        key = _read_key(path, "an Ed25519")
         if not isinstance(key, Ed25519PrivateKey):
-            raise ValueError(f"{path}: expected an Ed25519 key")  # noqa: TRY004 - the file's content, not a caller's type
-        return cls(name, key)
+            raise ValueError(f"{path}: expected an Ed25519 key")  # noqa: TRY004 - a file's content, not a caller's type
+        if mldsa_path is None:
+            return cls(name, key)
+        mldsa = _read_key(mldsa_path, "an ML-DSA-44")
+        if not isinstance(mldsa, MLDSA44PrivateKey):
+            raise ValueError(f"{mldsa_path}: expected an ML-DSA-44 key")  # noqa: TRY004 - as above
+        return cls(name, key, mldsa)
 
     def origin(self, scope: Scope) -> str:
         """Return the name of a scope's log."""
@@ -58,11 +64,36 @@ class LogSigner:
         """Return the key that verifies the scope's checkpoints, in its text form."""
         return str(Signer(self.origin(scope), self._key).verifier)
 
+    def mldsa_key(self, scope: Scope) -> str | None:
+        """Return the ML-DSA-44 key that signs the scope's checkpoints too, in its text form, if there is one."""
+        return None if self._mldsa is None else str(MldsaSigner(self.origin(scope), self._mldsa).verifier)
+
     def sign(self, scope: Scope, head: Head) -> SignedHead:
         """Sign a head. Whether it may be signed is `proofs.check_extension`'s to say."""
         origin = self.origin(scope)
-        note = sign_checkpoint(Checkpoint(origin, head.size, head.root), Signer(origin, self._key))
-        return SignedHead(head.size, head.root, note)
+        checkpoint = Checkpoint(origin, head.size, head.root)
+        note = SignedNote(checkpoint.text(), (Signer(origin, self._key).sign(checkpoint.text()),))
+        if self._mldsa is not None:
+            line = MldsaSigner(origin, self._mldsa).sign(checkpoint)
+            note = SignedNote(note.text, (*note.signatures, line))
+        return SignedHead(head.size, head.root, note.encode())
+
+
+def same_signers(one: bytes, other: bytes) -> bool:
+    """Tell whether two notes say the same, signed by the same keys: an ML-DSA signature is another one each time."""
+    left, right = SignedNote.parse(one), SignedNote.parse(other)
+    return left.text == right.text and _keys_of(left) == _keys_of(right)
+
+
+def _keys_of(note: SignedNote) -> set[tuple[str, bytes]]:
+    return {(line.name, line.key_id) for line in note.signatures}
+
+
+def _read_key(path: Path, called: str) -> PrivateKeyTypes:
+    try:
+        return load_pem_private_key(path.read_bytes(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ValueError(f"{path}: expected {called} private key in PEM, without a password") from error
 
 
 class BucketMemory:

@@ -150,6 +150,8 @@ async def checkpoint(run: Run) -> None:
     else:
         run.out.raw(signed.note.encode())
         run.out.note(f"verifier key: {signed.verifier_key}")
+        if signed.mldsa_key is not None:
+            run.out.note(f"ML-DSA-44 key: {signed.mldsa_key}")
 
 
 @mesh_command(app, "export", where=Where.EITHER)

@@ -34,6 +34,9 @@ async def verify(
     key: Annotated[
         str | None, typer.Option("--key", help="The log's verifier key, from elsewhere than the export.")
     ] = None,
+    mldsa_key: Annotated[
+        str | None, typer.Option("--mldsa-key", help="Its ML-DSA-44 key, which must have signed too.")
+    ] = None,
     since: Annotated[
         list[Path] | None,
         typer.Option("--since", help="A checkpoint that was kept; may be repeated.", exists=True, dir_okay=False),
@@ -50,7 +53,7 @@ async def verify(
     """Verify a log: offline, with no credential. Fails if anything was changed, dropped or added."""
     kept = {str(path): read_bounded(path, MAX_NOTE_BYTES) for path in since or ()}
     try:
-        report = _verified(run, export, key, kept, token_file, ca_file)
+        report = _verified(run, export, (key, mldsa_key), kept, token_file, ca_file)
     except UnusableCheckpoint as error:
         raise UsageFailed(f"{error}.", "Name a checkpoint of this log, and the key that signed it.") from error
     except CryptoError as error:
@@ -66,6 +69,7 @@ async def verify(
                 "root": report.root.hex(),
                 "key": report.verifier_key,
                 "key_is_pinned": report.key_is_pinned,
+                "mldsa_checked": report.mldsa_checked,
                 "entries_checked": report.entries_checked,
                 "tiles_checked": report.tiles_checked,
                 "checkpoints_checked": list(report.checkpoints_checked),
@@ -82,21 +86,22 @@ async def verify(
 def _verified(
     run: Run,
     export: str,
-    key: str | None,
+    keys: tuple[str | None, str | None],
     kept: Mapping[str, bytes],
     token_file: Path | None,
     ca_file: Path | None,
 ) -> Report:
     progress = _progress(run)
+    key, mldsa_key = keys
     if export.startswith(("http://", "https://")):
         # Read anew for each request: a token lasts minutes, and a long log longer.
         token = _no_token if token_file is None else lambda: read_bounded(token_file, MAX_TOKEN_BYTES).decode().strip()
         with closing(WebFiles(export, token, ca_file=ca_file, transport=run.around.web)) as files:
-            return verify_files(files, export, key, kept=kept, progress=progress)
+            return verify_files(files, export, key, mldsa_key=mldsa_key, kept=kept, progress=progress)
     folder = Path(export)
     if not folder.is_dir():
         raise UsageFailed(f"{export} is no folder.", "Name an export's folder, or an address (https://…).")
-    return verify_export(folder, key, kept=kept, progress=progress)
+    return verify_export(folder, key, mldsa_key=mldsa_key, kept=kept, progress=progress)
 
 
 def _no_token() -> None:

@@ -23,6 +23,7 @@ from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -109,6 +110,11 @@ class Identities:
         """The Ed25519 key that signs the log's checkpoints, PEM."""
         return self._file("log-signing.pem")
 
+    @property
+    def log_mldsa_key_file(self) -> Path:
+        """The ML-DSA-44 key that signs the log's checkpoints too, PEM."""
+        return self._file("log-signing-mldsa.pem")
+
     def kek_file(self, service: str) -> Path:
         """The service's local key encryption key, 32 raw bytes."""
         return self._file(f"{service}.kek")
@@ -185,9 +191,19 @@ def _read_ed25519(content: bytes) -> None:
         raise TypeError
 
 
+def _make_mldsa() -> bytes:
+    return MLDSA44PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _read_mldsa(content: bytes) -> None:
+    if not isinstance(load_pem_private_key(content, password=None), MLDSA44PrivateKey):
+        raise TypeError
+
+
 _KEK: Final = _Kind(f"{KEK_BYTES} raw bytes", lambda: os.urandom(KEK_BYTES), _read_kek)
 _PASSWORD: Final = _Kind("a password", lambda: secrets.token_hex(PASSWORD_BYTES).encode(), _read_password)
 _ED25519: Final = _Kind("an Ed25519 key in PEM", _make_ed25519, _read_ed25519)
+_MLDSA: Final = _Kind("an ML-DSA-44 key in PEM", _make_mldsa, _read_mldsa)
 
 _KINDS: Final[Mapping[str, _Kind]] = MappingProxyType(
     {
@@ -196,6 +212,7 @@ _KINDS: Final[Mapping[str, _Kind]] = MappingProxyType(
         "callout-xkey.nkey": _nkey(Kind.CURVE),
         "token-signing.pem": _ED25519,
         "log-signing.pem": _ED25519,
+        "log-signing-mldsa.pem": _MLDSA,
         **{f"{service}.kek": _KEK for service in SERVICES},
         f"{SUPERUSER}.password": _PASSWORD,
         **{f"{database_role(service)}.password": _PASSWORD for service in SERVICES},

@@ -166,6 +166,7 @@ def service_environment(
         }
     elif service == "audit":
         environment["WARDMESH_AUDIT_LOG_KEY_FILE"] = str(identities.log_signing_key_file)
+        environment["WARDMESH_AUDIT_LOG_MLDSA_KEY_FILE"] = str(identities.log_mldsa_key_file)
     elif service == "webhooks":
         environment |= {"WARDMESH_WEBHOOKS_HTTP_HOST": LOOPBACK, "WARDMESH_WEBHOOKS_HTTP_PORT": str(ports.ingest)}
     return environment

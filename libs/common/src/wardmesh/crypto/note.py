@@ -49,7 +49,7 @@ class VerifierKey:
     public_key: bytes
 
     def __post_init__(self) -> None:
-        if not _is_key_name(self.name):
+        if not is_key_name(self.name):
             raise InvalidKey("a key's name is not empty and has no space and no plus sign")
         if len(self.public_key) != _PUBLIC_KEY_BYTES:
             raise InvalidKey(f"an Ed25519 public key has {_PUBLIC_KEY_BYTES} bytes")
@@ -95,7 +95,7 @@ class Signature:
     signature: bytes
 
     def __post_init__(self) -> None:
-        if not _is_key_name(self.name) or len(self.key_id) != _KEY_ID_BYTES or not self.signature:
+        if not is_key_name(self.name) or len(self.key_id) != _KEY_ID_BYTES or not self.signature:
             raise MalformedEncoding("a signature needs a key's name, its id and a signature")
 
     def __str__(self) -> str:
@@ -192,5 +192,6 @@ def open_note(note: SignedNote, trusted: Iterable[VerifierKey]) -> str:
     return note.text
 
 
-def _is_key_name(name: str) -> bool:
+def is_key_name(name: str) -> bool:
+    """Tell whether keys may be called that."""
     return bool(name) and "+" not in name and not any(character.isspace() for character in name)

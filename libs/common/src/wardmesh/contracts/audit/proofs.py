@@ -28,6 +28,8 @@ class Checkpoint(Message):
     note: str
     verifier_key: str
     size: int
+    mldsa_key: str | None = None
+    """The ML-DSA-44 key that signed it too, where the log has one."""
 
 
 class ReadLeaves(Message):
