@@ -230,6 +230,8 @@ async def _audit(home: Mesh, pouch: Pouch) -> None:
     await home.audit.delete_position(name="canary")
     checkpoint = await home.audit.checkpoint()
     await home.audit.leaves_page(start=0)
+    await home.audit.select(start=0, end=checkpoint.size)
+    await home.audit.nodes(size=checkpoint.size, nodes=((0, 0),))
     await home.audit.prove(index=0, size=checkpoint.size)
     await home.audit.consistency(old_size=1, size=checkpoint.size)
     await home.audit.receipt(event_id=event_id)

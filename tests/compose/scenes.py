@@ -20,7 +20,7 @@ from wardmesh import Mesh
 from wardmesh.audit_export import export_log, verify_export
 from wardmesh.server.broker import BUCKETS, STREAMS
 from wardmesh_cli.bootstrap import Administrator, first_administrator
-from wardmesh_cli.commands.audit import Log
+from wardmesh_cli.commands.audit_exporting import Log
 from wardmesh_cli.commands.demo import chapters
 from wardmesh_cli.demo.stage import Stage
 from wardmesh_cli.demo.tour import Tour

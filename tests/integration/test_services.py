@@ -13,12 +13,15 @@ import pytest
 
 import wardmesh
 from wardmesh.audit_export import export_log, verify_export
+from wardmesh.audit_rows import Format
+from wardmesh.audit_selection import export_selection
+from wardmesh.audit_selection_verify import verify_selection
 from wardmesh.contracts.audit import Entry, Filter
 from wardmesh.contracts.webhooks import Scheme
 from wardmesh.errors import Conflict, CredentialRefused, PermissionDenied
 from wardmesh.ids import WorkspaceId
 from wardmesh.testing import RunningMesh
-from wardmesh_cli.commands.audit import Log
+from wardmesh_cli.commands.audit_exporting import Log
 
 SECONDS = 30
 
@@ -98,9 +101,15 @@ async def test_audit_keeps_what_was_emitted_in_a_log_that_verifies(
         assert entry.event.actor == owner.principal
         folder = tmp_path_factory.mktemp("log") / "export"
         await export_log(Log(owner), folder)
+        parts = {kind: folder.with_name(kind.value) for kind in Format}
+        for kind, part in parts.items():
+            await export_selection(owner.audit, part, kind, Filter(action=entry.event.action))
     report = verify_export(folder)
     assert report.is_sound
     assert report.entries_checked > entry.index
+    for part in parts.values():
+        partial = verify_selection(part, report.verifier_key)
+        assert (partial.is_sound, partial.entries_checked) == (True, 1), partial
 
 
 async def test_an_organization_is_not_reached_from_another(mesh: RunningMesh, workspace: WorkspaceId) -> None:

@@ -161,6 +161,8 @@ def test_the_log_is_followed_and_searched(wardmesh: Shell, world: World) -> None
     world.log("secret.get", Outcome.REFUSED, reason="permission_denied")
     lines = wardmesh("audit", "tail", "--start", "0", "--json").out.splitlines()
     assert [json.loads(line)["index"] for line in lines] == [0, 1]
+    events = [json.loads(line) for line in wardmesh("audit", "tail", "--start", "0", "--ocsf").out.splitlines()]
+    assert [event["metadata"]["sequence"] for event in events] == [0, 1]
     shown = wardmesh("audit", "tail", "--start", "1").out
     assert "refused  secret.get" in shown
     assert "(permission_denied)" in shown
@@ -185,6 +187,14 @@ def test_a_tail_goes_on_where_the_last_one_of_its_name_stopped(wardmesh: Shell, 
     assert [json.loads(line)["index"] for line in (first + rest).splitlines()] == [0, 1, 2]
     assert wardmesh("audit", "positions", "--json").json["positions"][0]["next_start"] == 3
     assert "siem" not in wardmesh("audit", "positions", "--forget", "siem").out
+
+
+def test_an_export_is_of_a_kind_that_there_is(wardmesh: Shell, tmp_path: Path) -> None:
+    folder = str(tmp_path / "export")
+    assert wardmesh("audit", "export", folder, "--format", "xml").status == 2
+    assert "whole log" in wardmesh("audit", "export", folder, "--outcome", "refused").err
+    (tmp_path / "export").mkdir()
+    assert "there already" in wardmesh("audit", "export", folder, "--format", "csv").err
 
 
 def test_verify_says_no_to_what_is_no_export(wardmesh: Shell, world: World, tmp_path: Path) -> None:

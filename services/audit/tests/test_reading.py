@@ -9,10 +9,21 @@ import pytest
 from fake_log import NOW, FakeLog, FakeReading, FakeWakeups, Person, candidates, event
 
 from wardmesh.contracts import audit as contracts
-from wardmesh.contracts.audit import DeletePosition, Filter, Query, SavePosition, Tail
+from wardmesh.contracts.audit import (
+    MAX_NODES,
+    DeletePosition,
+    Filter,
+    Query,
+    ReadNodes,
+    SavePosition,
+    SelectLeaves,
+    Tail,
+)
 from wardmesh.contracts.operation import Category, Empty
+from wardmesh.crypto.merkle import leaf_hash
+from wardmesh.crypto.selection import SelectedTree, nodes_to, perfect_subtrees
 from wardmesh_audit import reading as rules
-from wardmesh_audit.errors import LogDamaged
+from wardmesh_audit.errors import LogDamaged, NoSuchEntry
 from wardmesh_audit.reading import ReadingService
 
 
@@ -169,3 +180,47 @@ async def test_a_position_is_kept_under_its_name(reading: ReadingService, operat
     assert [(each.name, each.next_start) for each in found.positions] == [("siem", 4)]
     await reading.delete_position(operator.ask(contracts.DELETE_POSITION), DeletePosition(name="siem"))
     assert not (await reading.list_positions(listing, Empty())).positions
+
+
+async def test_a_part_of_the_log_is_proven_by_the_trees_own_hashes(
+    reading: ReadingService, fake_log: FakeLog, operator: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every third entry of a log that goes on growing, as an export reads it."""
+    for number in range(12):
+        await seal(fake_log, operator, 50, action="a.b" if number % 3 == 0 else "c.d")
+    size, root = 600, fake_log.rows[operator.scope].head.root
+    await seal(fake_log, operator, 300, action="a.b")
+    monkeypatch.setattr(FakeReading, "scan_entries", 70)
+
+    indexes, leaves, start = [], [], 0
+    while start < size:
+        asking = SelectLeaves(filter=Filter(action="a.b"), start=start, end=size, limit=30)
+        page = await reading.select(operator.ask(contracts.SELECT), asking)
+        indexes += page.indexes
+        leaves += page.leaves
+        start = page.next_start
+    assert indexes == [index for index in range(600) if index // 50 % 3 == 0]
+    nodes, covered = [], 0
+    for index in indexes:
+        nodes += nodes_to(covered, index)
+        covered = index + 1
+    nodes += perfect_subtrees(covered, size)
+    hashes: list[bytes] = []
+    for place in range(0, len(nodes), MAX_NODES):
+        asked = ReadNodes(size=size, nodes=tuple(nodes[place : place + MAX_NODES]))
+        hashes += (await reading.nodes(operator.ask(contracts.NODES), asked)).hashes
+    given = iter(hashes)
+    tree = SelectedTree(size, lambda: next(given))
+    assert [tree.leaf(index) for index in indexes] == [leaf_hash(leaf) for leaf in leaves]
+    assert tree.root() == root
+
+
+async def test_a_node_that_the_tree_does_not_have_is_not_made_up(
+    reading: ReadingService, fake_log: FakeLog, operator: Person
+) -> None:
+    await seal(fake_log, operator, 300)
+    for size, node in ((301, (0, 0)), (300, (0, 300)), (300, (8, 1)), (300, (9, 0)), (300, (63, 0))):
+        with pytest.raises(NoSuchEntry):
+            await reading.nodes(operator.ask(contracts.NODES), ReadNodes(size=size, nodes=(node,)))
+    beyond = SelectLeaves(start=300, end=999)
+    assert (await reading.select(operator.ask(contracts.SELECT), beyond)).next_start >= 300

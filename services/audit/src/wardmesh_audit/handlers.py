@@ -22,6 +22,8 @@ def bind(
     operations.bind(contracts.EMIT, service.emit)
     operations.bind(contracts.QUERY, reading.query)
     operations.bind(contracts.TAIL, reading.tail)
+    operations.bind(contracts.SELECT, reading.select)
+    operations.bind(contracts.NODES, reading.nodes)
     operations.bind(contracts.SAVE_POSITION, reading.save_position)
     operations.bind(contracts.LIST_POSITIONS, reading.list_positions)
     operations.bind(contracts.DELETE_POSITION, reading.delete_position)

@@ -112,6 +112,15 @@ def tiles_of_nodes(nodes: Iterable[Node], size: int) -> list[Tile]:
     return list(found)
 
 
+def read_nodes(nodes: Iterable[Node], size: int, tiles: Mapping[Tile, bytes]) -> tuple[bytes, ...]:
+    """Return the hashes of complete nodes, from the tiles that `tiles_of_nodes` asks for."""
+    read = node_reader(size, tiles.__getitem__)
+    try:
+        return tuple(read(level, index) for level, index in nodes)
+    except CryptoError as error:
+        raise LogDamaged(f"The tree is damaged before entry {size}.") from error
+
+
 def inclusion_tiles(index: int, size: int) -> list[Tile]:
     """Return the tiles that `prove_inclusion` will read."""
     return tiles_of_nodes(inclusion_nodes(index, size), size)

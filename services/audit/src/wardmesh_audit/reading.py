@@ -1,4 +1,4 @@
-"""Showing the log: search it, follow it, and remember how far somebody has read.
+"""Showing the log: search it, follow it, take a part of it along, and remember how far somebody has read.
 
 What always holds:
 - A reader sees the entries of its own scope, up to a committed size, without a gap.
@@ -16,17 +16,22 @@ from wardmesh.contracts.audit import (
     DeletePosition,
     Entries,
     Filter,
+    Nodes,
     Position,
     Positions,
     Query,
+    ReadNodes,
     SavePosition,
+    SelectedLeaves,
+    SelectLeaves,
     Tail,
 )
 from wardmesh.contracts.operation import Empty
 from wardmesh.server.context import Call
 from wardmesh.server.tenant import TenantContext
+from wardmesh_audit import proofs
 from wardmesh_audit.domain import decode_leaf
-from wardmesh_audit.errors import LogDamaged
+from wardmesh_audit.errors import LogDamaged, NoSuchEntry
 from wardmesh_audit.ports import LogStore, ReadingStore, Scanned, Wakeups
 from wardmesh_audit.searching import SINCE_MARGIN
 
@@ -115,6 +120,35 @@ class ReadingService:
             missing -= (await self._log.kept(tenant, start=start, end=found.reached)).pruned()
         if missing:
             raise LogDamaged(f"Entry {min(missing)} is missing.")
+
+    async def select(self, call: Call, request: SelectLeaves) -> SelectedLeaves:
+        """Return leaves that match, as they were hashed."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + min(QUERY_SECONDS, max(0.0, call.seconds_left() - ANSWER_SECONDS))
+        end = min(request.end, (await self._log.head(call.tenant)).size)
+        start = request.start
+        while start < end:
+            found = await self._store.scan(
+                call.tenant, request.filter, start=start, end=end, limit=request.limit, newest_first=False
+            )
+            start = found.reached
+            if found.entries or loop.time() > ends_at:
+                return SelectedLeaves(
+                    indexes=tuple(stored.index for stored in found.entries),
+                    leaves=tuple(stored.leaf for stored in found.entries),
+                    next_start=start,
+                )
+        return SelectedLeaves(indexes=(), leaves=(), next_start=max(start, end))
+
+    async def nodes(self, call: Call, request: ReadNodes) -> Nodes:
+        """Return hashes of the tree that the log has, or once had."""
+        size = request.size
+        if size > (await self._log.head(call.tenant)).size:
+            raise NoSuchEntry
+        if any((index + 1) << level > size for level, index in request.nodes):
+            raise NoSuchEntry
+        tiles = await self._log.tiles(call.tenant, proofs.tiles_of_nodes(request.nodes, size))
+        return Nodes(hashes=proofs.read_nodes(request.nodes, size, tiles))
 
     async def save_position(self, call: Call, request: SavePosition) -> Position:
         """Save how far the caller has read."""

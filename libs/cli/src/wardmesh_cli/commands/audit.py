@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from wardmesh import Mesh
-from wardmesh.audit_export import ExportIncomplete, export_log
-from wardmesh.contracts.audit import Checkpoint, Entry, Leaves, Outcome
+from wardmesh.audit_ocsf import to_ocsf
+from wardmesh.contracts.audit import Entry, Filter, Outcome
 from wardmesh_cli.commanding import Run, mesh_command
+from wardmesh_cli.commands.audit_exporting import TILES, export_part, export_whole
 from wardmesh_cli.commands.audit_filter import (
     ActionOption,
     AgentOption,
@@ -25,7 +25,7 @@ from wardmesh_cli.commands.audit_filter import (
     utc,
 )
 from wardmesh_cli.connecting import Where
-from wardmesh_cli.failures import CommandFailed
+from wardmesh_cli.failures import UsageFailed
 from wardmesh_cli.output import BAD, DOUBTFUL, GOOD, Styled, timestamp
 from wardmesh_cli.parameters import ActorOption, CategoryOption, LimitOption, RequestOption
 from wardmesh_cli.streaming import CountOption, SecondsOption, until
@@ -56,10 +56,15 @@ async def tail(
         str | None,
         typer.Option("--resume", metavar="NAME", help="Go on where the last tail of this name stopped."),
     ] = None,
+    ocsf: Annotated[bool, typer.Option("--ocsf", help="One OCSF event a line, for a SIEM's collector.")] = False,
     count: CountOption = None,
     seconds: SecondsOption = None,
 ) -> None:
-    """Show entries as they are sealed, oldest first; none is missed or repeated."""
+    """Show entries as they are sealed, oldest first; none is missed or repeated.
+
+    With --resume, what has been written out is what counts as read: a collector that reads from here has everything at
+    least once.
+    """
     entries = run.mesh.audit.tail(
         category=category,
         actor=actor,
@@ -78,7 +83,9 @@ async def tail(
     async with entries:
         try:
             async for entry in until(entries, count, seconds):
-                if run.out.as_json:
+                if ocsf:
+                    run.out.item(to_ocsf(entry))
+                elif run.out.as_json:
                     run.out.item(entry)
                 else:
                     show_entry(run, entry)
@@ -156,37 +163,46 @@ async def checkpoint(run: Run) -> None:
 
 @mesh_command(app, "export", where=Where.EITHER)
 async def export(
-    run: Run, folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="New or empty.", file_okay=False)]
+    run: Run,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new one.", file_okay=False)],
+    kind: Annotated[
+        str, typer.Option("--format", help="tiles (the whole log), or what matches as ndjson, csv or ocsf.")
+    ] = TILES,
+    category: CategoryOption = None,
+    actor: ActorOption = None,
+    agent: AgentOption = None,
+    action: ActionOption = None,
+    outcome: OutcomeOption = None,
+    target: TargetOption = None,
+    request: RequestOption = None,
+    trace: TraceOption = None,
+    text: TextOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
 ) -> None:
-    """Write the whole log as files (C2SP tlog-tiles) that anybody can verify without us."""
-    out = run.out
-    try:
-        done = await export_log(Log(run.mesh), folder)
-    except FileExistsError:
-        raise CommandFailed(f"{folder} is not empty.", "Export into a new folder.") from None
-    except ExportIncomplete as error:
-        raise CommandFailed(
-            f"The log gave out {error.written} of the {error.size} entries that its checkpoint says.",
-            f"See what is missing: wardmesh audit verify {folder}",
-        ) from error
-    if out.as_json:
-        out.document({"folder": str(done.folder), "size": done.size, "verifier_key": done.verifier_key})
+    """Write the log, or what matches, as files that anybody can verify without us.
+
+    A part of the log (--format ndjson, csv, ocsf) that was interrupted goes on when the command is repeated.
+    """
+    wanted = filter_of(
+        category=category,
+        actor=actor,
+        agent=agent,
+        action=action,
+        outcome=outcome,
+        target=target,
+        request_id=request,
+        trace_id=trace,
+        text=text,
+        since=since,
+        until=until,
+    )
+    if kind != TILES:
+        await export_part(run, folder, kind, wanted)
+    elif wanted == Filter():
+        await export_whole(run, folder)
     else:
-        out.line(f"exported {done.size} entries to {done.folder}")
-        out.note(f"next: wardmesh audit verify {done.folder} --key {done.verifier_key}", "dim")
-
-
-class Log:
-    """The log as an export reads it."""
-
-    def __init__(self, mesh: Mesh) -> None:
-        self._mesh = mesh
-
-    async def checkpoint(self) -> Checkpoint:
-        return await self._mesh.audit.checkpoint()
-
-    async def leaves(self, *, start: int, limit: int) -> Leaves:
-        return await self._mesh.audit.leaves_page(start=start, limit=limit)
+        raise UsageFailed("Tiles are the whole log.", "Choose --format ndjson, csv or ocsf, or leave out the filter.")
 
 
 def cells(entry: Entry) -> tuple[int | datetime | Styled | str | None, ...]:

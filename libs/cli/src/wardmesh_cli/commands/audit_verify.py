@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
+from wardmesh.audit_selection_verify import is_selection, verify_selection
 from wardmesh.audit_verify import Progress, Report, UnusableCheckpoint, verify_export, verify_files
 from wardmesh.crypto.errors import CryptoError
 from wardmesh.crypto.note import MAX_NOTE_BYTES
@@ -101,6 +102,10 @@ def _verified(
     folder = Path(export)
     if not folder.is_dir():
         raise UsageFailed(f"{export} is no folder.", "Name an export's folder, or an address (https://…).")
+    if is_selection(folder):
+        if kept:
+            raise UsageFailed("A part of a log cannot show that the log only grew.", "Leave out --since.")
+        return verify_selection(folder, key)
     return verify_export(folder, key, mldsa_key=mldsa_key, kept=kept, progress=progress)
 
 

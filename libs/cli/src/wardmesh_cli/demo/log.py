@@ -13,7 +13,7 @@ from wardmesh.audit_export import export_log, verify_export
 from wardmesh.audit_verify import ENTRIES
 from wardmesh.contracts.audit import Entry, Outcome
 from wardmesh.ids import ServiceId
-from wardmesh_cli.commands.audit import Log
+from wardmesh_cli.commands.audit_exporting import Log
 from wardmesh_cli.demo.stage import Stage, Tenants, eventually
 from wardmesh_cli.demo.tour import Evidence, NotShown, must
 from wardmesh_cli.output import BAD, GOOD, Styled

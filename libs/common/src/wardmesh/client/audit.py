@@ -76,6 +76,8 @@ class Audit(Surface):
     place_hold = method(audit.PLACE_HOLD)
     lift_hold = method(audit.LIFT_HOLD)
     holds = method(audit.HOLDS)
+    select = method(audit.SELECT)
+    nodes = method(audit.NODES)
     prove = method(audit.PROVE)
     receipt = method(audit.RECEIPT)
     consistency = method(audit.CONSISTENCY)

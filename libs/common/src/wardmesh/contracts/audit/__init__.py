@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wardmesh.contracts.audit import entries, positions, proofs, receipts, retention, tiles
+from wardmesh.contracts.audit import entries, positions, proofs, receipts, retention, selections, tiles
 from wardmesh.contracts.audit.entries import (
     EMIT,
     MAX_BODY_BYTES,
@@ -101,6 +101,15 @@ from wardmesh.contracts.audit.rules import (
     MAX_PAGE_BYTES,
     READ,
 )
+from wardmesh.contracts.audit.selections import (
+    MAX_NODES,
+    NODES,
+    SELECT,
+    Nodes,
+    ReadNodes,
+    SelectedLeaves,
+    SelectLeaves,
+)
 from wardmesh.contracts.audit.tiles import (
     BUNDLE,
     TILE,
@@ -150,11 +159,13 @@ __all__ = [
     "MAX_HOLDS",
     "MAX_LATENESS",
     "MAX_LEAVES",
+    "MAX_NODES",
     "MAX_PAGE_BYTES",
     "MAX_POSITIONS",
     "MAX_TARGETS",
     "MIN_DAYS",
     "MIN_SECURITY_DAYS",
+    "NODES",
     "PLACE_HOLD",
     "PROVE",
     "PRUNINGS",
@@ -166,6 +177,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "SEALING_MARGIN",
     "SECURITY",
+    "SELECT",
     "SET_RETENTION",
     "TAIL",
     "TILE",
@@ -201,6 +213,7 @@ __all__ = [
     "ListPrunings",
     "ModelUsage",
     "NewAuditEvent",
+    "Nodes",
     "NotTyped",
     "Outcome",
     "PlaceHold",
@@ -214,6 +227,7 @@ __all__ = [
     "Query",
     "ReadBundle",
     "ReadLeaves",
+    "ReadNodes",
     "ReadTile",
     "Reason",
     "Receipt",
@@ -222,6 +236,8 @@ __all__ = [
     "SealedEntries",
     "SearchText",
     "SecretAccess",
+    "SelectLeaves",
+    "SelectedLeaves",
     "SetRetention",
     "Tail",
     "Target",
@@ -244,4 +260,5 @@ CONTRACTS: tuple[AnyContract, ...] = (
     *receipts.CONTRACTS,
     *tiles.CONTRACTS,
     *retention.CONTRACTS,
+    *selections.CONTRACTS,
 )

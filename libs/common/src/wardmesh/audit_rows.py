@@ -1,0 +1,151 @@
+"""An entry as one line of a file, in each of the formats of an export: NDJSON, CSV, OCSF.
+
+What always holds: a line has the entry's index and the very bytes that the log hashed, besides what is made of them; it
+is made in one way only, so that whoever has the bytes can tell whether all of the line follows from them. A line ends
+with the file's line break, and has no other in it.
+
+CSV is written for spreadsheets, which take some texts for formulas and some characters for the end of a cell: a text
+that begins like a formula gets an apostrophe before it, and control characters are spelt out. The leaf, in the last
+column, begins with a brace and is as it was hashed.
+
+On failure: `ValueError` for a line, or a leaf, that is none.
+"""
+
+from __future__ import annotations
+
+import csv
+import enum
+import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from wardmesh.audit_ocsf import to_ocsf
+from wardmesh.contracts.audit import Entry
+
+_CSV_COLUMNS: Final = (
+    "index", "occurred_at", "received_at", "category", "action", "outcome", "actor", "acting_for", "targets", "reason",
+    "source", "source_address", "user_agent", "request_id", "trace_id", "id", "scope", "details", "leaf",
+)  # fmt: skip
+_BYTE_ORDER_MARK: Final = "\ufeff".encode()  # or a spreadsheet takes UTF-8 for something else
+# What a spreadsheet begins a formula with, also in the wide form of East Asian scripts.
+_FORMULA: Final = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_JSON_LINE: Final = re.compile(rb'\{"index":(0|[1-9][0-9]{0,17}),"leaf":(\{.*\})\}\n', re.DOTALL)
+
+
+class Format(enum.StrEnum):
+    NDJSON = "ndjson"
+    CSV = "csv"
+    OCSF = "ocsf"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a line says: an entry's place, and the bytes that were hashed."""
+
+    index: int
+    leaf: bytes
+
+
+class Rows(NamedTuple):
+    """How a format is written and read."""
+
+    file: str
+    head: bytes
+    encode: Callable[[Row], bytes]
+    decode: Callable[[bytes], Row]
+
+
+def entry_of(row: Row) -> Entry:
+    """Return the entry that a leaf says; raise `ValueError` if it says none."""
+    document = _object(row.leaf)
+    fields = {name: document.get(name) for name in ("scope", "source", "event", "received_at")}
+    return Entry.model_validate({"index": row.index, **fields})
+
+
+def _to_json(row: Row) -> bytes:
+    return b'{"index":%d,"leaf":%b}\n' % (row.index, row.leaf)
+
+
+def _from_json(line: bytes) -> Row:
+    found = _JSON_LINE.fullmatch(line)
+    if found is None:
+        raise ValueError("not a line of this export")
+    return Row(int(found[1]), found[2])
+
+
+def _to_csv(row: Row) -> bytes:
+    document = _object(row.leaf)
+    event = document.get("event")
+    if not isinstance(event, dict):
+        raise ValueError("not an entry")  # noqa: TRY004 - of data, not of a type
+    cells: dict[str, Any] = (
+        {"outcome": "success"}
+        | event
+        | {
+            "index": row.index,
+            "received_at": document.get("received_at"),
+            "source": document.get("source"),
+            "scope": document.get("scope"),
+            "targets": "; ".join(map(str, event.get("targets", ()))),
+            "details": json.dumps(event.get("details", {}), ensure_ascii=False, sort_keys=True, separators=(",", ":")),
+        }
+    )
+    return _csv_line([*(_cell(cells.get(name)) for name in _CSV_COLUMNS[:-1]), row.leaf.decode()])
+
+
+def _from_csv(line: bytes) -> Row:
+    if not line.endswith(b"\r\n"):
+        raise ValueError("not a line of this export")
+    cells = next(csv.reader([line[:-2].decode()], strict=True), [])
+    if len(cells) != len(_CSV_COLUMNS):
+        raise ValueError("not a line of this export")
+    return Row(int(cells[0]), cells[-1].encode())
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    text = _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", str(value))
+    # What was a control character is none any more; what it stood before may be a formula all the same.
+    return f"'{text}" if _FORMULA.match(str(value)) or _FORMULA.match(text) else text
+
+
+def _csv_line(cells: list[str]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().encode()
+
+
+def _to_ocsf(row: Row) -> bytes:
+    document = to_ocsf(entry_of(row)) | {"raw_data": row.leaf.decode()}
+    return json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def _from_ocsf(line: bytes) -> Row:
+    document = _object(line)
+    metadata, leaf = document.get("metadata"), document.get("raw_data")
+    index = metadata.get("sequence") if isinstance(metadata, dict) else None
+    if not isinstance(index, int) or isinstance(index, bool) or not isinstance(leaf, str):
+        raise ValueError("not a line of this export")  # noqa: TRY004 - of data
+    return Row(index, leaf.encode())
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    if not isinstance(document, dict):
+        raise ValueError("not an object")  # noqa: TRY004 - of data, not of a type
+    return document
+
+
+FORMATS: Final = {
+    Format.NDJSON: Rows("selection.ndjson", b"", _to_json, _from_json),
+    Format.CSV: Rows("selection.csv", _BYTE_ORDER_MARK + _csv_line(list(_CSV_COLUMNS)), _to_csv, _from_csv),
+    Format.OCSF: Rows("selection.ocsf.ndjson", b"", _to_ocsf, _from_ocsf),
+}
