@@ -11,6 +11,7 @@ from conftest import Shell
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 from wardmesh.audit_export import export_log
+from wardmesh.audit_selection import MANIFEST
 from wardmesh.contracts.audit import Checkpoint, Leaves
 from wardmesh.crypto import checkpoint as signed
 from wardmesh.crypto.merkle import leaf_hash, root_of
@@ -189,3 +190,9 @@ def test_an_mldsa_key_that_is_named_must_have_signed(wardmesh: Shell, export: Pa
     assert (ran.status, "ML-DSA-44 key has signed it too" in ran.out) == (0, True), ran.out
     assert wardmesh("audit", "verify", str(export), "--key", KEY).status == 0
     assert wardmesh("audit", "verify", str(export), "--key", KEY, "--mldsa-key", KEY).status == 2
+
+
+def test_an_mldsa_key_is_not_passed_over_where_it_cannot_be_checked(wardmesh: Shell, tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text("{}")
+    ran = wardmesh("audit", "verify", str(tmp_path), "--mldsa-key", KEY)
+    assert (ran.status, "whole logs" in ran.err) == (2, True), ran.err

@@ -105,6 +105,9 @@ def _verified(
     if is_selection(folder):
         if kept:
             raise UsageFailed("A part of a log cannot show that the log only grew.", "Leave out --since.")
+        if mldsa_key is not None:
+            # Never pass over a signature that somebody asked for.
+            raise UsageFailed("The ML-DSA-44 signature is checked of whole logs.", "Leave out --mldsa-key.")
         return verify_selection(folder, key)
     return verify_export(folder, key, mldsa_key=mldsa_key, kept=kept, progress=progress)
 
