@@ -10,6 +10,7 @@ from typing import Final
 
 import asyncpg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from tests.canary.hunt import Secret
 from tests.canary.table import SECRET_FIELDS
@@ -100,7 +101,7 @@ class Pouch:
                 self.take("database password", file.name, file.read_bytes())
             elif file.suffix == ".pem":
                 key = load_pem_private_key(file.read_bytes(), password=None)
-                assert isinstance(key, Ed25519PrivateKey)
+                assert isinstance(key, Ed25519PrivateKey | MLDSA44PrivateKey)
                 self.take("signing key", file.name, key.private_bytes_raw())
 
     async def take_vault_keys(self, database: asyncpg.Connection, key: bytes) -> None:
