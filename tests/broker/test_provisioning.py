@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from nats.aio.msg import Msg
+from nats.js.client import JetStreamContext
+from nats.js.errors import ServiceUnavailableError
 from tests.broker.conftest import WAIT_SECONDS, RunningBroker, run_broker
 
 from wardmesh.server import provision as module
@@ -128,6 +132,16 @@ async def test_nobody_else_can_provision_and_it_says_so(
     assert (code, "WARDMESH_STREAM_REPLICAS" in output) == (module.EXIT_CONFIG, True)
 
 
+async def fetched(reading: JetStreamContext.PullSubscription) -> Msg:
+    """The next message. The node asked may not know of the consumer yet: "503", which readers take as "again"."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:
+            with contextlib.suppress(ServiceUnavailableError):
+                (message,) = await reading.fetch(1, timeout=WAIT_SECONDS)
+                return message
+            await asyncio.sleep(0.05)
+
+
 async def test_on_a_cluster_each_stream_has_its_copies_and_is_reached_from_every_node(
     mesh_cluster: RunningBroker,
 ) -> None:
@@ -148,8 +162,7 @@ async def test_on_a_cluster_each_stream_has_its_copies_and_is_reached_from_every
         reading = await elsewhere.jetstream(timeout=WAIT_SECONDS).pull_subscribe(
             subject, durable=f"r{number}", stream="EVENTS"
         )
-        (message,) = await reading.fetch(1, timeout=WAIT_SECONDS)
-        await message.ack_sync(timeout=WAIT_SECONDS)
+        await (await fetched(reading)).ack_sync(timeout=WAIT_SECONDS)
         auth = (await mesh_cluster.static("auth", url=url)).jetstream(timeout=WAIT_SECONDS)
         bucket = await auth.key_value("jwks")
         watching = await (await elsewhere.jetstream(timeout=WAIT_SECONDS).key_value("jwks")).watchall()
