@@ -45,6 +45,7 @@ def test_a_package_that_breaks_headers_is_named(wardmesh: Shell, monkeypatch: py
     assert wrong["do"] == header_parser.ADVICE
 
 
+@pytest.mark.timeout(30)  # asked once, and not for two minutes
 def test_a_mesh_that_is_down_is_not(wardmesh: Shell) -> None:
     wardmesh.with_profile(url="nats://127.0.0.1:1", http_url="http://127.0.0.1:1")
     ran = wardmesh("doctor")
@@ -128,6 +129,7 @@ def test_status_without_an_operator_says_how_to_get_one(wardmesh: Shell) -> None
     assert "--operator-seed-file" in ran.err
 
 
+@pytest.mark.timeout(30)  # asked once, and not for two minutes
 def test_status_of_a_mesh_that_is_down(wardmesh: Shell) -> None:
     wardmesh.with_profile(url="nats://127.0.0.1:1")
     seed = wardmesh.profile_file.parent / "identities" / "operator.nkey"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import typer
 
 from wardmesh_cli.commands import (
@@ -25,8 +27,9 @@ from wardmesh_cli.commands import (
 )
 
 
+@cache
 def build() -> typer.Typer:
-    """Return the command with all its groups."""
+    """Return the command with all its groups: one, because the modules' groups are, and would be filled twice."""
     app = typer.Typer(
         name="wardmesh",
         help="The security control plane for platforms whose workspaces run AI agents.",

@@ -35,6 +35,7 @@ from wardmesh_cli.connecting import ConnectionOptions, Surroundings, Where, open
 from wardmesh_cli.door import open_door
 from wardmesh_cli.failures import CommandFailed
 from wardmesh_cli.private_files import OTHERS, is_private
+from wardmesh_cli.probing import ASKED_ONCE
 from wardmesh_cli.profile import Profile
 
 PYTHON: Final = (3, 11)
@@ -172,7 +173,7 @@ async def callout(profile: Profile) -> Finding:
             user=OrgId.nil(),
             password="wardmesh doctor asks whether anybody answers",  # noqa: S106 - it is meant to be refused
             **connect_options(tls, required=tls is not None),
-            allow_reconnect=False,
+            **ASKED_ONCE,
             connect_timeout=CONNECT_SECONDS,
             error_cb=ignore,
         )

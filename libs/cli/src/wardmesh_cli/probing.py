@@ -99,6 +99,10 @@ class StreamState:
         return self.name.startswith(_BUCKET)
 
 
+ASKED_ONCE: Final[dict[str, Any]] = {"allow_reconnect": False, "max_reconnect_attempts": 1, "reconnect_time_wait": 0}
+"""nats-py asks a broker that is down sixty times, two seconds apart, also where it is not to reconnect."""
+
+
 async def connect_operator(url: str, seed: str, tls: ssl.SSLContext | None) -> Client:
     """Return a connection of the operator, whose nkey has that seed."""
 
@@ -112,7 +116,7 @@ async def connect_operator(url: str, seed: str, tls: ssl.SSLContext | None) -> C
             inbox_prefix=f"_INBOX.{OPERATOR}",
             name="wardmesh-status",
             **connect_options(tls, required=tls is not None),
-            allow_reconnect=False,
+            **ASKED_ONCE,
             connect_timeout=round(CONNECT_SECONDS),
             error_cb=ignore,
         )
