@@ -23,6 +23,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from wardmesh.contracts import audit, webhooks
+from wardmesh.contracts.fields import POLL_DEADLINE, POLL_SECONDS
 from wardmesh.contracts.operation import AnyContract
 from wardmesh.errors import InvalidRequest, Overloaded, Violation, WardmeshError
 from wardmesh.ids import RequestId
@@ -30,8 +31,6 @@ from wardmesh_auth.gateway_http import Asked, Door
 
 MAX_STREAMS: Final = 256
 """Of one process; each holds a socket and a long poll."""
-WAIT_SECONDS: Final = 20.0
-"""A round that brought nothing becomes a comment on the wire, which keeps proxies from closing it."""
 EVENT_STREAM: Final = "text/event-stream"
 
 
@@ -76,7 +75,7 @@ class Streams:
                 moment = start_time if next_start is None else None
                 body = {"filter": query, "start": next_start, "start_time": moment, "wait_seconds": wait}
                 found = await self._round(asked, body)
-                wait = WAIT_SECONDS
+                wait = POLL_SECONDS
                 next_start = found["next_start"]
                 entries = b"".join(_event("entry", entry["index"], entry) for entry in found["entries"])
                 # The id of what was looked at last, also where nothing matched: who connects again goes on there.
@@ -93,7 +92,7 @@ class Streams:
             wait = 0.0
             while True:
                 found = await self._round(asked, {**query, "acks": acks, "wait_seconds": wait})
-                wait = WAIT_SECONDS
+                wait = POLL_SECONDS
                 # Acknowledged in the next round: by then the batch has been written to the socket.
                 acks = [event.pop("ack") for event in found["events"]]
                 yield b"".join(_event("event", event["id"], event) for event in found["events"]) or _KEEP_ALIVE
@@ -104,7 +103,7 @@ class Streams:
         if self._open >= MAX_STREAMS:
             raise Overloaded("The gateway holds as many streams as it may.")
         asked = self._door.asked(request, contract.service, contract.name)
-        return replace(asked, seconds=contract.deadline.total_seconds())
+        return replace(asked, seconds=POLL_DEADLINE.total_seconds())
 
     async def _round(self, asked: Asked, body: dict[str, Any]) -> dict[str, Any]:
         # Each round is a call of its own in the audit log.

@@ -27,11 +27,9 @@ from types import TracebackType
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 from wardmesh.client.retry import delay
+from wardmesh.contracts.fields import POLL_DEADLINE, POLL_SECONDS
 from wardmesh.errors import UnavailableError, WardmeshError
 
-WAIT_SECONDS: Final = 20.0
-"""How long a poll waits for something to come."""
-POLL_DEADLINE: Final = timedelta(seconds=WAIT_SECONDS + 5)
 ACK_DELAY_SECONDS: Final = 0.5
 """Far less than what a consumer waits before it delivers again."""
 MAX_ACKS: Final = 256
@@ -192,7 +190,7 @@ class Subscription(Generic[DeliveredT, DeliveryT]):
             acks, naks = self._take_settled()
             try:
                 arrived = await self._fetch(
-                    batch=self._prefetch, wait_seconds=WAIT_SECONDS, acks=acks, naks=naks, deadline=POLL_DEADLINE
+                    batch=self._prefetch, wait_seconds=POLL_SECONDS, acks=acks, naks=naks, deadline=POLL_DEADLINE
                 )
             except UnavailableError as error:
                 self._put_back(acks, naks)  # settling twice amounts to settling once

@@ -24,11 +24,10 @@ from typing import Any, Final, Self, TypeVar
 from wardmesh.client.caller import Caller
 from wardmesh.client.retry import delay
 from wardmesh.contracts import audit
+from wardmesh.contracts.fields import POLL_DEADLINE, POLL_SECONDS
 from wardmesh.contracts.operation import Contract, Empty, Message
 from wardmesh.errors import UnavailableError
 
-WAIT_SECONDS: Final = 20.0
-POLL_DEADLINE: Final = timedelta(seconds=WAIT_SECONDS + 5)
 SAVE_SECONDS: Final = 5.0
 """Seldom enough to cost nothing beside reading, often enough that little is read twice."""
 SAVE_DEADLINE: Final = timedelta(seconds=5)
@@ -83,7 +82,7 @@ class LogTail:
 
     async def _poll(self) -> None:
         # Where "now" is must be known before the first wait: a wait that is cut off would lose it.
-        wait_seconds = 0.0 if self._next is None else WAIT_SECONDS
+        wait_seconds = 0.0 if self._next is None else POLL_SECONDS
         request = self._request.model_copy(update={"start": self._next, "wait_seconds": wait_seconds})
         page = await self._ask(audit.TAIL, request)
         floor = 0 if self._next is None else self._next

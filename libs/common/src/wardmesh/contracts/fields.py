@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, Final, TypeAlias
 
 from pydantic import AwareDatetime, Field, JsonValue, StringConstraints
@@ -12,6 +13,10 @@ MAX_BATCH: Final = 256
 """Messages of one send or one fetch."""
 MAX_WAIT_SECONDS: Final = 25.0
 """A long poll ends before a call's longest deadline does."""
+POLL_SECONDS: Final = 5.0
+"""How long our own readers let a poll wait. A process that is killed cannot say so, and whoever waits for it learns of
+it from the deadline alone: so a reader stands still no longer than that, and an idle one costs a call each time."""
+POLL_DEADLINE: Final = timedelta(seconds=POLL_SECONDS + 3)
 
 Name: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=128, strip_whitespace=True)]
 """What people call something. Shown, never parsed."""
