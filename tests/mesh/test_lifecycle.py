@@ -40,9 +40,10 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc, and only
 pytestmark = linux
 
 RUN = """
-import asyncio, json, sys
+import asyncio, json, signal, sys
 from pathlib import Path
 from wardmesh_cli.embedded.mesh import EmbeddedMesh
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background has it ignored
 async def main():
     async with EmbeddedMesh(data_dir=Path(sys.argv[1])) as mesh:
         print(json.dumps({"http": mesh.http_url, "nats": mesh.nats_url, "pids": dict(mesh.processes)}), flush=True)

@@ -12,6 +12,7 @@ from fake_identities import FakeAudit
 from openapi_spec_validator import validate
 
 from wardmesh.contracts import ALL
+from wardmesh.contracts.fields import POLL_SECONDS
 from wardmesh.crypto.encoding import base64url_encode
 from wardmesh.errors import PermissionDenied, TokenExpired, WardmeshError
 from wardmesh.headers import AUTHORIZATION, CAME_FROM, REQUEST_ID
@@ -191,7 +192,7 @@ async def test_the_log_is_followed_from_where_the_client_was(mesh: Mesh, http: h
     # Every round says how far it has looked; what has no data is no event of a client's.
     assert found[6:] == ["id: 8", ": so far", "id: 8", ": so far"]
     starts = [(body["start"], body["wait_seconds"]) for _, body, _ in mesh.gateway.asked]
-    assert starts[:2] == [(7, 0), (9, 20)], "the answer begins at once; after that there is time"
+    assert starts[:2] == [(7, 0), (9, POLL_SECONDS)], "the answer begins at once; after that there is time"
     assert all(body["filter"] == {"category": "authentication"} for _, body, _ in mesh.gateway.asked)
     assert len({headers["Request-Id"] for _, _, headers in mesh.gateway.asked}) == len(mesh.gateway.asked)
 
