@@ -25,13 +25,13 @@ import wardmesh
 from wardmesh.client.caller import Answer, Caller
 from wardmesh.client.mesh import Mesh
 from wardmesh.contracts import bridge
-from wardmesh.contracts.audit import ToolCall
+from wardmesh.contracts.audit import NewAuditEvent, ToolCall
 from wardmesh.contracts.auth import Session
 from wardmesh.contracts.operation import AnyContract, Category
 from wardmesh.contracts.webhooks import NewEvent, Scheme
 from wardmesh.crypto import vault
 from wardmesh.crypto.sealing import HolderKey
-from wardmesh.ids import RequestId, Scope, WorkspaceId
+from wardmesh.ids import RequestId, Scope, UserId, WorkspaceId
 
 GITHUB_CONTENT: Final = "application/json"
 
@@ -243,3 +243,10 @@ async def _audit(home: Mesh, pouch: Pouch) -> None:
     hold = await home.audit.place_hold(reason="a lawsuit")
     await home.audit.lift_hold(number=hold.number, reason="it is over")
     await home.audit.holds()
+    await home.audit.mine()
+    somebody = UserId.new()
+    about = NewAuditEvent(category=Category.TOOL_CALL, action="tool.call", targets=(somebody,))
+    (event_id,) = (await home.audit.emit_batch(events=(about,))).ids
+    await home.audit.receipt(event_id=event_id)  # it is sealed
+    await home.audit.erase(subject=somebody)
+    await home.audit.erasures()

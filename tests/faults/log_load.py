@@ -38,6 +38,8 @@ from wardmesh_audit.proofs import inclusion_tiles, prove_inclusion
 from wardmesh_audit.proving import Prover
 from wardmesh_audit.signing import BucketMemory, LogSigner
 from wardmesh_audit.store import PostgresStore
+from wardmesh_audit.subject_keys import KeyFolder
+from wardmesh_audit.subjects import Subjects
 from wardmesh_audit.subscriber import CONSUMER
 from wardmesh_audit.wakeups import NatsWakeups
 from wardmesh_cli.embedded.errors import ProcessFailed
@@ -208,7 +210,8 @@ class Reader:
         """Sign the head; raise `SigningRefused` if that would fork the log."""
         messaging = self._world.messaging
         memory = await BucketMemory.open(messaging.jetstream)
-        prover = Prover(self._store, NatsWakeups(messaging.nats), self._world.signer, memory, self.alarm)
+        subjects = Subjects(KeyFolder.open(self._world.mesh.layout.subject_keys))
+        prover = Prover(self._store, NatsWakeups(messaging.nats), self._world.signer, memory, self.alarm, subjects)
         signed = await prover._signed(self._scope, the_log(self._scope))
         key = self._world.signer.verifier_key(self._scope)
         return Checkpoint(note=signed.note.decode(), verifier_key=key, size=signed.size)

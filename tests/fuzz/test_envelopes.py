@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wardmesh.contracts.audit import is_too_deep
+from wardmesh.audit_openings import check_openings, opened
+from wardmesh.contracts.audit import Opening, is_too_deep
 from wardmesh.crypto.tiles import MAX_ENTRY_BYTES
-from wardmesh.ids import AgentId, EventId, WorkspaceId
+from wardmesh.ids import AgentId, EventId, UserId, WorkspaceId
 from wardmesh_audit import domain
 from wardmesh_audit.domain import Stored, decode_envelope, decode_leaf
 from wardmesh_audit.errors import MalformedEnvelope
@@ -27,6 +29,7 @@ REASONS = {
 leaves = (
     st.none() | st.booleans() | st.integers() | st.integers(-(10**40), 10**40) | st.floats() | st.text(max_size=20)
     | st.sampled_from(["\x00", "\ud800", "a" * 70_000, "*", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z", 10**400])
+    | st.sampled_from([str(UserId.new()), str(UserId.nil()), "usr_", "usr_*"])
 )  # fmt: skip
 values = st.recursive(
     leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
@@ -48,19 +51,21 @@ def fine() -> dict[str, Any]:
 def judged(data: bytes) -> None:
     problem: MalformedEnvelope | None = None
     try:
-        envelope = decode_envelope(SUBJECT, data, NOW)
+        envelope = decode_envelope(SUBJECT, data, NOW, random=os.urandom)
     except MalformedEnvelope as error:
         problem = error
     if problem is not None:
         assert problem.reason in REASONS
         told = domain.rejection(problem, SUBJECT, data, NOW, 1)
         alone = json.dumps({"events": [told.model_dump(mode="json", exclude_defaults=True)]}).encode()
-        assert decode_envelope(SUBJECT, alone, NOW).candidates, "what is told of it can be sealed"
+        assert decode_envelope(SUBJECT, alone, NOW, random=os.urandom).candidates, "what is told of it can be sealed"
         return
     for place, candidate in enumerate(envelope.candidates):
         assert len(candidate.leaf) <= MAX_ENTRY_BYTES
         assert b"\n" not in candidate.leaf
-        assert decode_leaf(Stored(place, candidate.leaf)).event == candidate.event
+        openings = [Opening(path=said.path, salt=salt, value=said.value) for said, salt in candidate.committed]
+        assert check_openings(candidate.leaf, openings) == 0
+        assert opened(decode_leaf(Stored(place, candidate.leaf)), openings).event == candidate.event
         assert not is_too_deep(candidate.event.details)
 
 

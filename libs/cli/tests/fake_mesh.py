@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import wardmesh
+from wardmesh.audit_erasure import ErasureCertificate
 from wardmesh.client.bridge import ReceivedMessage
 from wardmesh.client.subscription import Subscription
 from wardmesh.client.webhooks import ReceivedEvent
@@ -18,10 +19,10 @@ from wardmesh.contracts.operation import Category
 from wardmesh.crypto.apikey import SECRET_BYTES, ApiKey
 from wardmesh.crypto.checkpoint import Checkpoint, sign_checkpoint
 from wardmesh.crypto.merkle import leaf_hash, root_of
-from wardmesh.crypto.note import Signer
+from wardmesh.crypto.note import Signer, sign_note
 from wardmesh.crypto.tlog import consistency_proof, inclusion_proof
 from wardmesh.crypto.tlog_proof import TlogProof
-from wardmesh.errors import NotFound, NotSealed, WardmeshError
+from wardmesh.errors import NotFound, NothingToErase, NotSealed, WardmeshError
 from wardmesh.ids import (
     AgentId,
     AgreementId,
@@ -72,6 +73,7 @@ class World:
     entries: list[audit.Entry] = field(default_factory=list)
     days: dict[Category, int | None] = field(default_factory=dict)
     holds: list[audit.Hold] = field(default_factory=list)
+    erasures: list[audit.Erasure] = field(default_factory=list)
     prunings: list[audit.Pruning] = field(default_factory=list)
     connections: list[dict[str, Any]] = field(default_factory=list)
     failures: dict[str, WardmeshError] = field(default_factory=dict)
@@ -384,6 +386,25 @@ class FakeAudit:
     async def consistency(self, *, old_size: int, size: int) -> audit.ConsistencyProof:
         hashes = tuple(consistency_proof(old_size, size, self._node))
         return audit.ConsistencyProof(old_size=old_size, size=size, hashes=hashes)
+
+    async def mine(self, *, before: int | None, limit: int) -> audit.OwnEntries:
+        found = [each for each in reversed(self._world.entries) if before is None or each.index < before][:limit]
+        more = bool(found) and found[-1].index > 0
+        return audit.OwnEntries(entries=tuple(found), next_before=found[-1].index if more else None)
+
+    async def erase(self, *, subject: UserId) -> audit.Erased:
+        if subject.is_nil:
+            raise NothingToErase
+        text = ErasureCertificate("wardmesh/test", EventId.new(), NOW, 3, len(self._leaves()), root_of(self._hashes()))
+        certificate = sign_note(text.text(), [LOG_KEY]).encode().decode()
+        erasure = audit.Erasure(
+            erasure_id=text.erasure_id, erased_at=NOW, entries=text.entries, certificate=certificate
+        )
+        self._world.erasures.append(erasure)
+        return audit.Erased(**dict(erasure), verifier_key=str(LOG_KEY.verifier))
+
+    async def erasures(self, *, limit: int) -> audit.Erasures:
+        return audit.Erasures(erasures=tuple(self._world.erasures[:limit]))
 
     async def retention(self) -> audit.Retention:
         return audit.Retention(

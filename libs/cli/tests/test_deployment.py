@@ -99,7 +99,7 @@ def test_no_secret_is_a_value_in_an_environment(compose: dict[str, Any]) -> None
     for name, service in services(compose):
         for variable, value in service.get("environment", {}).items():
             is_secret = re.search("PASSWORD|SEED|KEY", variable) is not None
-            assert not is_secret or variable.endswith("_FILE"), f"{name}: {variable}"
+            assert not is_secret or variable.endswith(("_FILE", "_DIR")), f"{name}: {variable}"
             assert not re.search(r"//[^/@]*:[^/@]*@", value), f"{name}: {variable} holds a password"
 
 

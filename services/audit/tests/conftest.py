@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `fake_log`, which is no test
 
-from fake_log import FakeEmitter, FakeLog, FakeMemory, FakeWakeups, Person, make_person
+from fake_log import SUBJECTS, FakeEmitter, FakeLog, FakeMemory, FakeWakeups, Person, make_person
 
 from wardmesh.server.database import Database
 from wardmesh.server.messaging import Messaging
@@ -23,6 +23,7 @@ from wardmesh.server.settings import read_seed
 from wardmesh_audit.ports import LogStore
 from wardmesh_audit.signing import LogSigner
 from wardmesh_audit.store import PostgresStore
+from wardmesh_audit.subjects import Subjects
 from wardmesh_cli.embedded.mesh import EmbeddedMesh
 from wardmesh_cli.embedded.postgres import SUPERUSER
 
@@ -91,6 +92,11 @@ def store(request: pytest.FixtureRequest) -> LogStore:
 @pytest.fixture
 def fake_log() -> FakeLog:
     return FakeLog()
+
+
+@pytest.fixture
+def subjects() -> Subjects:
+    return SUBJECTS
 
 
 @pytest.fixture

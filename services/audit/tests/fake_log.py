@@ -4,8 +4,9 @@ people who ask; and messages to seal."""
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
@@ -16,6 +17,7 @@ from wardmesh.contracts.audit import (
     MAX_POSITIONS,
     AuditEnvelope,
     AuditEvent,
+    Entry,
     Filter,
     KeptRun,
     Outcome,
@@ -23,19 +25,32 @@ from wardmesh.contracts.audit import (
 )
 from wardmesh.contracts.operation import AnyContract, Category, Level
 from wardmesh.crypto.tiles import TILE_WIDTH, Tile
-from wardmesh.ids import AgentId, EventId, OrgId, RequestId, Scope, UserId, WorkspaceId
+from wardmesh.ids import AgentId, EventId, OrgId, RequestId, Scope, UserId, WorkspaceId, parse_principal
 from wardmesh.server.context import Call
 from wardmesh.server.messages import OutboundMessage
 from wardmesh.server.tenant import TenantContext
 from wardmesh.server.tokens import Caller
 from wardmesh.subjects import AuditSubject
 from wardmesh_audit.behalf import scope_of
-from wardmesh_audit.domain import Candidate, Stored, decode_envelope, decode_leaf
+from wardmesh_audit.domain import Candidate, Names, Stored, decode_envelope, decode_leaf
 from wardmesh_audit.errors import TooManyPositions
 from wardmesh_audit.keeping import FOR_EVER, NEVER, Policy, kept_to
-from wardmesh_audit.ports import NOTHING, Kept, Located, Place, Publication, Scanned, Sealed, SignedMeanwhile
+from wardmesh_audit.openings import KEY_BYTES, SubjectKey
+from wardmesh_audit.ports import (
+    NO_NAMES,
+    NOTHING,
+    Kept,
+    Located,
+    PendingErasure,
+    Place,
+    Publication,
+    Scanned,
+    Sealed,
+    SignedMeanwhile,
+)
 from wardmesh_audit.proofs import FullTile, Head, SignedHead, grow, partial_tiles
 from wardmesh_audit.searching import matches
+from wardmesh_audit.subjects import Subjects
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 """The present: what is sent to a real broker with another time is dead."""
@@ -59,6 +74,8 @@ class Rows:
     head: Head = field(default_factory=Head)
     leaves: list[tuple[EventId, bytes]] = field(default_factory=list)
     entries: dict[int, bytes] = field(default_factory=dict)
+    openings: dict[int, bytes] = field(default_factory=dict)
+    names: dict[int, Names] = field(default_factory=dict)
     tiles: dict[tuple[int, int], FullTile] = field(default_factory=dict)
     signed: SignedHead | None = None
     kept: dict[int, date] = field(default_factory=dict)
@@ -69,6 +86,17 @@ class Rows:
 
     def readable(self) -> dict[int, bytes]:
         return {index: leaf for index, leaf in self.entries.items() if self.kept[index] > self.pruned_to}
+
+    def stored(self, index: int) -> Stored:
+        return Stored(index, self.entries[index], self.openings.get(index))
+
+    def searched(self, index: int) -> Entry:
+        """An entry as its columns have it, to search by."""
+        entry, names = decode_leaf(self.stored(index)), self.names[index]
+        people = {"actor": parse_principal(names.actor), "targets": tuple(names.targets)}
+        if names.acting_for is not None:
+            people["acting_for"] = parse_principal(names.acting_for)
+        return entry.model_copy(update={"event": entry.event.model_copy(update=people)})
 
 
 class FakeLog(Failing):
@@ -92,6 +120,9 @@ class FakeLog(Failing):
         for index, candidate in enumerate(fresh.values(), before.size):
             rows.leaves.append((candidate.event.id, candidate.leaf_hash))
             rows.entries[index] = candidate.leaf
+            rows.names[index] = candidate.stored_names()
+            if candidate.openings is not None:
+                rows.openings[index] = candidate.openings
             rows.kept[index] = kept_to(
                 candidate.event, candidate.source, candidate.received_at, rows.policy, rows.pruning_to
             )
@@ -125,7 +156,7 @@ class FakeLog(Failing):
         rows = self.rows[scope_of(tenant)]
         for index, (known, leaf_hash) in enumerate(rows.leaves):
             if known == event_id:
-                return Located(index, leaf_hash, rows.readable().get(index))
+                return Located(index, leaf_hash, rows.readable().get(index), rows.openings.get(index))
         return None
 
     async def kept(self, tenant: TenantContext, *, start: int, end: int) -> Kept:
@@ -154,7 +185,7 @@ class FakeLog(Failing):
 
     def _leaves(self, rows: Rows, start: int, end: int) -> list[Stored]:
         there = rows.readable()
-        return _within_bytes([Stored(index, there[index]) for index in range(start, end) if index in there])
+        return _within_bytes([rows.stored(index) for index in range(start, end) if index in there])
 
     def _tiles(self, rows: Rows, tiles: Iterable[Tile]) -> dict[Tile, bytes]:
         found = {}
@@ -179,7 +210,15 @@ class FakeReading(Failing):
         self.saved: dict[tuple[Scope, str], dict[str, Position]] = defaultdict(dict)
 
     async def scan(
-        self, tenant: TenantContext, query: Filter, *, start: int, end: int, limit: int, newest_first: bool
+        self,
+        tenant: TenantContext,
+        query: Filter,
+        *,
+        start: int,
+        end: int,
+        limit: int,
+        newest_first: bool,
+        names: Mapping[str, str] = NO_NAMES,
     ) -> Scanned:
         self._fail()
         rows = self._log.rows[scope_of(tenant)]
@@ -187,10 +226,10 @@ class FakeReading(Failing):
         cut = len(looked_at) > self.scan_entries
         found, size = [], 0
         for index in looked_at[: self.scan_entries]:
-            stored = Stored(index, rows.entries[index])
-            if not matches(query, decode_leaf(stored)):
+            stored = rows.stored(index)
+            if not any(matches(each, rows.searched(index)) for each in _spelled(query, names)):
                 continue
-            size += len(stored.leaf)
+            size += stored.size
             if (found and size > MAX_PAGE_BYTES) or len(found) == limit:
                 last = found[-1].index
                 return Scanned(found, last if newest_first else last + 1)
@@ -225,6 +264,13 @@ class FakeReading(Failing):
         return self.saved[scope_of(tenant), tenant.principal_id]
 
 
+def _spelled(query: Filter, names: Mapping[str, str]) -> Iterator[Filter]:
+    """A filter by the names that people may have in rows."""
+    for actor in {query.actor, names.get(query.actor or "", query.actor)}:
+        for target in {query.target, names.get(query.target or "", query.target)}:
+            yield query.model_copy(update={"actor": actor, "target": target})
+
+
 def _received(index: int, leaf: bytes) -> datetime:
     return decode_leaf(Stored(index, leaf)).received_at
 
@@ -232,10 +278,58 @@ def _received(index: int, leaf: bytes) -> datetime:
 def _within_bytes(found: list[Stored]) -> list[Stored]:
     total = 0
     for place, stored in enumerate(found):
-        total += len(stored.leaf)
+        total += stored.size
         if place and total > MAX_PAGE_BYTES:
             return found[:place]
     return found
+
+
+class FakeKeys(Failing):
+    """The port `SubjectKeys` in memory."""
+
+    def __init__(self) -> None:
+        self.people: dict[tuple[Scope, UserId], SubjectKey] = {}
+        self.erasures: dict[tuple[Scope, UserId], PendingErasure] = {}
+
+    async def get_or_make(self, scope: Scope, subjects: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
+        self._fail()
+        return self.made(scope, subjects)
+
+    def made(self, scope: Scope, subjects: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
+        for who in subjects:
+            if (scope, who) not in self.people:
+                self.people[scope, who] = SubjectKey(who, os.urandom(KEY_BYTES))
+        return {who: self.people[scope, who] for who in subjects}
+
+    async def find(self, scope: Scope, subjects: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
+        self._fail()
+        return {who: self.people[scope, who] for who in subjects if (scope, who) in self.people}
+
+    async def named(self, scope: Scope, pseudonyms: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
+        self._fail()
+        keys = [key for (of, _), key in self.people.items() if of == scope]
+        return {key.pseudonym: key for key in keys if key.pseudonym in pseudonyms}
+
+    async def destroy(self, scope: Scope, subject: UserId) -> None:
+        self._fail()
+        self.people.pop((scope, subject), None)
+
+    async def begun(self, scope: Scope, subject: UserId) -> PendingErasure | None:
+        self._fail()
+        return self.erasures.get((scope, subject))
+
+    async def begin(self, scope: Scope, subject: UserId, erasure: PendingErasure) -> None:
+        self._fail()
+        self.erasures[scope, subject] = erasure
+
+    async def end(self, scope: Scope, subject: UserId) -> None:
+        self._fail()
+        self.erasures.pop((scope, subject), None)
+
+
+KEYS = FakeKeys()
+SUBJECTS = Subjects(KEYS)
+"""Whom `candidates` are about."""
 
 
 class FakeMemory(Failing):
@@ -367,7 +461,11 @@ def candidates(
 ) -> tuple[Candidate, ...]:
     if received_at != NOW:  # what happened long before it was received is refused
         events = tuple(each.model_copy(update={"occurred_at": received_at}) for each in events)
-    return decode_envelope(AuditSubject(scope, source).format(), envelope(*events), received_at).candidates
+    made = decode_envelope(
+        AuditSubject(scope, source).format(), envelope(*events), received_at, random=os.urandom
+    ).candidates
+    keys = KEYS.made(scope, {value.subject for each in made for value, _ in each.committed})
+    return tuple(SUBJECTS._protected(scope, each, keys) if each.committed else each for each in made)
 
 
 def delivered(scope: Scope, *events: AuditEvent, source: str = "secrets") -> Delivered:

@@ -109,6 +109,7 @@ async def gateway(servers: EmbeddedMesh, tmp_path_factory: pytest.TempPathFactor
         nats_seed_file=identities.seed_file("audit"),
         database_url=SecretStr(servers.database_url("wardmesh_audit")),
         audit_log_key_file=identities.log_signing_key_file,
+        audit_subject_keys_dir=servers.layout.subject_keys,
     )
     client = await nats.connect(servers.nats_url, nkeys_seed_str=read_seed(identities.seed_file("gateway")))
     async with running("audit", settings, app.build) as runtime:

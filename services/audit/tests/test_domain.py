@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -48,7 +49,7 @@ events = st.builds(
 
 @given(happened=events)
 def test_a_leaf_says_what_happened_in_one_spelling(happened: AuditEvent) -> None:
-    (candidate,) = decode_envelope(SUBJECT, envelope(happened), NOW).candidates
+    (candidate,) = decode_envelope(SUBJECT, envelope(happened), NOW, random=os.urandom).candidates
     entry = decode_leaf(Stored(7, candidate.leaf))
     assert (entry.index, entry.scope, entry.source, entry.received_at) == (7, SCOPE, "secrets", NOW)
     assert entry.event == happened
@@ -85,7 +86,7 @@ def test_of_two_events_with_one_id_the_first_counts() -> None:
 )  # fmt: skip
 def test_a_forged_subject_is_nobodys(subject: str) -> None:
     with pytest.raises(MalformedEnvelope) as caught:
-        decode_envelope(subject, envelope(event()), NOW)
+        decode_envelope(subject, envelope(event()), NOW, random=os.urandom)
     assert caught.value.reason == "forged_subject"
     assert domain.log_of(caught.value) == OrgId.nil()
 
@@ -128,7 +129,7 @@ def nested(levels: int) -> dict[str, object]:
 )
 def test_what_cannot_be_sealed_is_refused_whole(data: bytes, reason: str) -> None:
     with pytest.raises(MalformedEnvelope) as caught:
-        decode_envelope(SUBJECT, data, NOW)
+        decode_envelope(SUBJECT, data, NOW, random=os.urandom)
     assert caught.value.reason == reason
     assert domain.log_of(caught.value) == SCOPE
 
@@ -139,7 +140,7 @@ def test_what_cannot_be_sealed_is_refused_whole(data: bytes, reason: str) -> Non
 )
 def test_what_the_door_let_in_is_not_dead_for_a_clock_that_differs(late: timedelta) -> None:
     happened = event(occurred_at=NOW - late)
-    assert decode_envelope(SUBJECT, envelope(happened), NOW).candidates
+    assert decode_envelope(SUBJECT, envelope(happened), NOW, random=os.urandom).candidates
     assert is_too_deep(nested(8)) is False
 
 
@@ -157,7 +158,7 @@ def test_the_door_says_which_event_has_a_clock_far_off() -> None:
 @given(data=st.binary(max_size=200) | st.text().map(str.encode))
 def test_rubbish_is_refused_and_nothing_else(data: bytes) -> None:
     with pytest.raises(MalformedEnvelope):
-        decode_envelope(SUBJECT, data, NOW)
+        decode_envelope(SUBJECT, data, NOW, random=os.urandom)
 
 
 def test_what_is_told_of_a_rejected_message_is_told_once() -> None:
@@ -167,7 +168,7 @@ def test_what_is_told_of_a_rejected_message_is_told_once() -> None:
     assert domain.rejection(problem, SUBJECT, b"{", NOW, 8).id != first.id
     assert domain.rejection(problem, SUBJECT, b"}", NOW, 7).id != first.id
     assert "{" not in json.dumps(first.details["sha256"])
-    assert decode_envelope(AuditSubject(SCOPE, "audit").format(), envelope(first), NOW).candidates
+    assert decode_envelope(AuditSubject(SCOPE, "audit").format(), envelope(first), NOW, random=os.urandom).candidates
 
 
 def test_a_stored_leaf_that_says_nothing_is_damage() -> None:

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from fake_log import FakeAlarm, FakeLog, FakeMemory, FakeWakeups, Person, candidates, event, make_person
+from fake_log import SUBJECTS, FakeAlarm, FakeLog, FakeMemory, FakeWakeups, Person, candidates, event, make_person
 
 from wardmesh.audit_receipt import verify_growth, verify_receipt
 from wardmesh.contracts import audit as contracts
@@ -38,7 +38,7 @@ def alarm() -> FakeAlarm:
 
 @pytest.fixture
 def prover(fake_log: FakeLog, wakeups: FakeWakeups, signer: LogSigner, memory: FakeMemory, alarm: FakeAlarm) -> Prover:
-    return Prover(fake_log, wakeups, signer, memory, alarm)
+    return Prover(fake_log, wakeups, signer, memory, alarm, SUBJECTS)
 
 
 async def seal(log: FakeLog, person: Person, count: int, **changes: object) -> list[AuditEvent]:
@@ -276,10 +276,10 @@ async def test_an_mldsa_key_signs_beside_and_a_head_is_signed_once(
     for name, key in (("ed25519", ed25519), ("mldsa", mldsa)):
         (tmp_path / name).write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     await seal(fake_log, operator, 5)
-    before = Prover(fake_log, wakeups, LogSigner("wardmesh.test", ed25519), memory, FakeAlarm())
+    before = Prover(fake_log, wakeups, LogSigner("wardmesh.test", ed25519), memory, FakeAlarm(), SUBJECTS)
     assert (await before.checkpoint(operator.ask(contracts.CHECKPOINT), Empty())).mldsa_key is None
     both = LogSigner.from_files("wardmesh.test", tmp_path / "ed25519", tmp_path / "mldsa")
-    prover = Prover(fake_log, wakeups, both, memory, FakeAlarm())
+    prover = Prover(fake_log, wakeups, both, memory, FakeAlarm(), SUBJECTS)
     answer = await prover.checkpoint(operator.ask(contracts.CHECKPOINT), Empty())
     assert answer.mldsa_key is not None
     opened = open_checkpoint(answer.note.encode(), answer.verifier_key)

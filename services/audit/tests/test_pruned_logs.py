@@ -11,7 +11,19 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from fake_log import FakeAlarm, FakeEmitter, FakeLog, FakeMemory, FakeReading, FakeWakeups, Person, event, make_person
+from fake_log import (
+    SUBJECTS,
+    FakeAlarm,
+    FakeEmitter,
+    FakeLog,
+    FakeMemory,
+    FakeReading,
+    FakeWakeups,
+    Person,
+    event,
+    make_person,
+)
+from fake_people import FakePeople
 from fake_retention import FakeRetention
 from keeper import Keeper, Outbox
 
@@ -50,9 +62,9 @@ class Log:
         self.signer = signer
         self.owner = owner
         self.at = at
-        self.service = AuditService(keeper.log, FakeEmitter(), now)
-        self.reading = ReadingService(keeper.log, reading, FakeWakeups())
-        self.prover = Prover(keeper.log, FakeWakeups(), signer, FakeMemory(), FakeAlarm())
+        self.service = AuditService(keeper.log, FakeEmitter(), now, SUBJECTS)
+        self.reading = ReadingService(keeper.log, reading, FakeWakeups(), SUBJECTS, FakePeople(FakeLog()))
+        self.prover = Prover(keeper.log, FakeWakeups(), signer, FakeMemory(), FakeAlarm(), SUBJECTS)
 
     async def fill(self) -> None:
         """Seal 600 entries, every third of which ends."""

@@ -6,7 +6,8 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from fake_log import NOW, FakeLog, FakeReading, FakeWakeups, Person, candidates, event
+from fake_log import NOW, SUBJECTS, FakeLog, FakeReading, FakeWakeups, Person, candidates, event
+from fake_people import FakePeople
 
 from wardmesh.contracts import audit as contracts
 from wardmesh.contracts.audit import (
@@ -29,7 +30,7 @@ from wardmesh_audit.reading import ReadingService
 
 @pytest.fixture
 def reading(fake_log: FakeLog, wakeups: FakeWakeups) -> ReadingService:
-    return ReadingService(fake_log, FakeReading(fake_log), wakeups)
+    return ReadingService(fake_log, FakeReading(fake_log), wakeups, SUBJECTS, FakePeople(fake_log))
 
 
 async def seal(log: FakeLog, person: Person, count: int, **changes: object) -> None:

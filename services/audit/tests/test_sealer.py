@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from fake_log import Delivered, FakeEmitter, FakeLog, FakePublisher, delivered, event
+from fake_log import SUBJECTS, Delivered, FakeEmitter, FakeLog, FakePublisher, delivered, event
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -41,7 +41,7 @@ def publisher() -> FakePublisher:
 
 @pytest.fixture
 def sealing(fake_log: FakeLog, publisher: FakePublisher, emitter: FakeEmitter) -> Sealer:
-    return Sealer(fake_log, publisher, emitter)
+    return Sealer(fake_log, publisher, emitter, SUBJECTS)
 
 
 async def test_a_batch_is_sealed_published_and_acknowledged(
@@ -184,7 +184,7 @@ class Picky(FakeLog):
 async def test_the_one_message_that_fits_no_column_is_found(publisher: FakePublisher, emitter: FakeEmitter) -> None:
     store = Picky()
     messages = [delivered(ONE, event(action=action)) for action in ("a.b", "no.room", "c.d")]
-    await Sealer(store, publisher, emitter).seal(messages)
+    await Sealer(store, publisher, emitter, SUBJECTS).seal(messages)
     assert [message.outcome for message in messages] == ["acknowledged"] * 3
     assert store.rows[ONE].head.size == 2
     letters = [each for each in publisher.published if each.subject == DEAD_SUBJECT]
@@ -198,7 +198,7 @@ async def test_telling_of_a_rejection_that_is_rejected_ends(publisher: FakePubli
             raise DatabaseDefect("x", sqlstate="22P05")
 
     about = delivered(ONE, event(action=domain.REJECTED), source="audit")
-    await Sealer(Closed(), publisher, emitter).seal([about])
+    await Sealer(Closed(), publisher, emitter, SUBJECTS).seal([about])
     assert about.outcome == "acknowledged"
     assert emitter.emitted == []
 

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 
 import pytest
-from fake_log import NOW, Person, envelope, event
+from fake_log import NOW, SUBJECTS, Person, envelope, event
 from faststream.specification.asyncapi import AsyncAPI
 from nats.js.api import AckPolicy, ConsumerConfig
 
@@ -70,7 +70,7 @@ def store(database: Database) -> PostgresStore:
 
 @pytest.fixture
 def sealer(store: PostgresStore, messaging: Messaging, emitting: AuditPublisher) -> Sealer:
-    return Sealer(store, messaging, emitting)
+    return Sealer(store, messaging, emitting, SUBJECTS)
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ async def test_a_crash_between_commit_and_acknowledgement(
     operator: Person,
 ) -> None:
     events = [event() for _ in range(4)]
-    dying = Sealer(DyingStore(database), messaging, emitting)
+    dying = Sealer(DyingStore(database), messaging, emitting, SUBJECTS)
 
     async def seal_and_die(messages: Sequence[DeliveredEnvelope]) -> None:
         try:
@@ -224,7 +224,7 @@ async def test_what_could_not_be_sealed_comes_again(
     sealing: Sealing, database: Database, messaging: Messaging, emitting: AuditPublisher, operator: Person
 ) -> None:
     store = AwayStore(database)
-    async with sealing(Sealer(store, messaging, emitting).seal):
+    async with sealing(Sealer(store, messaging, emitting, SUBJECTS).seal):
         await messaging.publish([message(operator.scope, event())])
         await eventually(lambda: is_empty(messaging))
     assert store.failures == 0

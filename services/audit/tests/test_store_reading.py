@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from fake_log import NOW, FakeLog, FakeReading, Person, candidates, event
+from fake_log import NOW, SUBJECTS, FakeLog, FakeReading, Person, candidates, event
 
-from wardmesh.contracts.audit import MAX_PAGE_BYTES, MAX_POSITIONS, Filter, Outcome
+from wardmesh.contracts.audit import MAX_PAGE_BYTES, MAX_POSITIONS, AuditEvent, Filter, Outcome
 from wardmesh.contracts.operation import Category
-from wardmesh.ids import AgentId, OrgId, RequestId, UserId
+from wardmesh.ids import AgentId, EventId, OrgId, RequestId, UserId
 from wardmesh.server.database import Database
 from wardmesh.server.tenant import TenantContext
 from wardmesh_audit import store_reading
@@ -23,6 +24,12 @@ from wardmesh_audit.store import PostgresStore
 from wardmesh_audit.store_reading import PostgresReading
 
 ALL = Filter()
+
+
+def renamed(act: AuditEvent) -> AuditEvent:
+    return act.model_copy(update={"id": EventId.new()})
+
+
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
@@ -97,6 +104,7 @@ async def test_a_page_fits_a_message(log: LogStore, store: ReadingStore, operato
 
 
 async def test_filters(log: LogStore, store: ReadingStore, operator: Person) -> None:
+    person = UserId.new()
     actor, request, agent = UserId.new(), RequestId.new(), AgentId.new()
     wanted = event(
         actor=actor,
@@ -106,7 +114,7 @@ async def test_filters(log: LogStore, store: ReadingStore, operator: Person) -> 
         category=Category.BRIDGE,
         action="bridge.send",
         outcome=Outcome.REFUSED,
-        targets=("a", "b\x00c", 'quote"d Zoë'),
+        targets=("a", "b\x00c", 'quote"d Zoë', person),
         reason="The Reason",
         details={"note": ["deep\u0000er", {"than": "This \\ path"}], "number": 12345},
         occurred_at=NOW + timedelta(hours=1),
@@ -121,6 +129,8 @@ async def test_filters(log: LogStore, store: ReadingStore, operator: Person) -> 
         Filter(action="bridge.send"),
         Filter(outcome=Outcome.REFUSED),
         Filter(target="a"),
+        Filter(target=person),
+        Filter(target=person, actor=actor, text="reason"),
         Filter(target="b\x00c"),
         Filter(since=NOW + timedelta(minutes=1)),
         Filter(until=NOW + timedelta(hours=2), since=NOW + timedelta(hours=1)),
@@ -144,16 +154,47 @@ async def test_filters(log: LogStore, store: ReadingStore, operator: Person) -> 
         Filter(text="than"),  # the name of a detail, and no text of it
         Filter(text="12345"),
         Filter(text=str(actor)),
+        Filter(text=str(person)),
         Filter(text="deep absent"),
         Filter(text="zoe"),
         Filter(text="%"),
     ]
     for query in only_it:
-        found = await store.scan(tenant(operator), query, start=0, end=3, limit=9, newest_first=True)
+        names = await SUBJECTS.names(operator.scope, query)
+        found = await store.scan(tenant(operator), query, start=0, end=3, limit=9, newest_first=True, names=names)
         assert [stored.index for stored in found.entries] == [1], query
     for query in nothing:
-        found = await store.scan(tenant(operator), query, start=0, end=3, limit=9, newest_first=True)
+        names = await SUBJECTS.names(operator.scope, query)
+        found = await store.scan(tenant(operator), query, start=0, end=3, limit=9, newest_first=True, names=names)
         assert (list(found.entries), found.reached) == ([], 0), query
+
+
+async def test_a_person_is_found_also_in_what_was_sealed_before_there_were_pseudonyms(
+    log: LogStore, store: ReadingStore, operator: Person, short_looks: None
+) -> None:
+    person = UserId.new()
+    acts = [event(actor=person), event(), event(actor=person, targets=(person,))]
+    protected = [each for _ in range(5) for act in acts for each in candidates(operator.scope, renamed(act))]
+    await log.seal(
+        operator.scope,
+        [
+            replace(each, committed=(), names=None, openings=None) if place % 2 else each
+            for place, each in enumerate(protected)
+        ],
+    )
+    names = await SUBJECTS.names(operator.scope, Filter(actor=person))
+    for query, wanted in (
+        (Filter(actor=person), [place for place in range(15) if place % 3 != 1]),
+        (Filter(target=person), [place for place in range(15) if place % 3 == 2]),
+    ):
+        seen, start = [], 0
+        while start < 15:
+            found = await store.scan(
+                tenant(operator), query, start=start, end=15, limit=2, newest_first=False, names=names
+            )
+            seen += [stored.index for stored in found.entries]
+            start = found.reached
+        assert seen == wanted
 
 
 async def test_an_agent_is_found_by_what_it_did_and_by_what_was_done_for_it(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from fake_log import FakeAlarm, FakeEmitter, FakeMemory, FakeWakeups, Person, candidates, event
+from fake_log import SUBJECTS, FakeAlarm, FakeEmitter, FakeMemory, FakeWakeups, Person, candidates, event
 
 from wardmesh.audit_export import ExportIncomplete, export_log, verify_export
 from wardmesh.contracts import audit as contracts
@@ -47,8 +47,8 @@ async def reader(database: Database, operator: Person, signer: LogSigner) -> Rea
     store = PostgresStore(database)
     for step in (100, 400, 100):
         await store.seal(operator.scope, candidates(operator.scope, *[event() for _ in range(step)]))
-    service = AuditService(store, FakeEmitter(), lambda: datetime.now(UTC))
-    return Reader(service, Prover(store, FakeWakeups(), signer, FakeMemory(), FakeAlarm()), operator)
+    service = AuditService(store, FakeEmitter(), lambda: datetime.now(UTC), SUBJECTS)
+    return Reader(service, Prover(store, FakeWakeups(), signer, FakeMemory(), FakeAlarm(), SUBJECTS), operator)
 
 
 async def tamper(superuser: asyncpg.Connection[asyncpg.Record], statement: str, *values: object) -> None:

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 import asyncpg
 import pytest
-from fake_log import FakeAlarm, FakeEmitter, FakeMemory, FakeWakeups, Person, candidates, event
+from fake_log import SUBJECTS, FakeAlarm, FakeEmitter, FakeMemory, FakeWakeups, Person, candidates, event
 from test_tampering import SIZE, Reader
 
 from wardmesh.audit_export import ExportIncomplete, export_log, verify_export
@@ -30,6 +30,8 @@ from wardmesh_audit.store import PostgresStore
 Superuser: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 NO_LOG_CONTENT: Final = {
+    "key_folder": "which folder of keys the service expects: another makes it refuse to start",
+    "erasures": "copies of certificates, which are signed; each has an entry",
     "outbox": "events on their way to another stream; what is in the log does not come through it",
     "schema_migrations": "which migrations have run",
     "positions": "how far readers have read, which they may set anywhere",
@@ -42,10 +44,11 @@ NO_LOG_CONTENT: Final = {
 
 SEARCHED: Final = "repeats what the leaf says, to search by: a change hides an entry from a search, not from the log"
 KEPT: Final = "the announcement has the digest of all that is kept to a day; verifying compares when one is missing"
+OPENED: Final = "what a leaf commits to: a change opens nothing, and is named (test_people)"
 NOT_PROVEN: Final = {
     "entries": dict.fromkeys(
         ("received_at", "source", "occurred_at", "category", "action", "outcome", "actor", "request_id", "targets",
-         "acting_for", "trace_id"), SEARCHED) | {"kept_to": KEPT},
+         "acting_for", "trace_id"), SEARCHED) | {"kept_to": KEPT, "openings": OPENED},
     "leaves": {"kept_to": KEPT},
     "logs": {
         "pruning_to": "which months take nothing more",
@@ -168,8 +171,8 @@ async def test_every_table_and_column_has_its_cases(superuser: Superuser) -> Non
 async def reader(database: Database, operator: Person, signer: LogSigner) -> Reader:
     """A log that was signed, once when it was half as long."""
     store = PostgresStore(database)
-    service = AuditService(store, FakeEmitter(), lambda: datetime.now(UTC))
-    reader = Reader(service, Prover(store, FakeWakeups(), signer, FakeMemory(), FakeAlarm()), operator)
+    service = AuditService(store, FakeEmitter(), lambda: datetime.now(UTC), SUBJECTS)
+    reader = Reader(service, Prover(store, FakeWakeups(), signer, FakeMemory(), FakeAlarm(), SUBJECTS), operator)
     for step in (100, 400, 100):
         await store.seal(operator.scope, candidates(operator.scope, *[event() for _ in range(step)]))
         await reader.checkpoint()

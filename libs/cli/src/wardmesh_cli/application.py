@@ -8,6 +8,7 @@ import typer
 
 from wardmesh_cli.commands import (
     audit,
+    audit_people,
     audit_proofs,
     audit_retention,
     audit_verify,
@@ -57,5 +58,6 @@ def build() -> typer.Typer:
     audit_proofs.register(audit.app)
     audit_verify.register(audit.app)
     audit_retention.register(audit.app)
+    audit_people.register(audit.app)
     app.add_typer(audit.app, name="audit")
     return app

@@ -6,6 +6,7 @@
     tile/entries/<N>[.p/<W>]   the entries, 256 in a file
     entries.ndjson             the same entries for people: line n (from 0) is entry n, the very bytes that are hashed
     kept.ndjson                which entries are not kept for ever (`wardmesh.audit_pruning`)
+    openings.ndjson            what identifies people, and what proves that it was sealed (`wardmesh.audit_openings`)
 
 An entry that was pruned is an empty line, and an entry of no bytes in its bundle; its hash is in the tree.
 `wardmesh.audit_verify` checks such a folder; so can other people's tools.
@@ -29,6 +30,7 @@ from datetime import date
 from pathlib import Path
 from typing import IO, Protocol
 
+from wardmesh.audit_openings import OPENINGS, lines
 from wardmesh.audit_pruning import KEPT, read_announcement
 from wardmesh.audit_verify import CHECKPOINT, ENTRIES, VERIFIER_KEY, Damage, Report, verify_export
 from wardmesh.contracts.audit import MAX_LEAVES, Checkpoint, Leaves
@@ -139,6 +141,7 @@ class _Writer:
         self._bundles = 0
         self._lines: IO[bytes] = (folder / ENTRIES).open("xb")
         self._kept: IO[bytes] | None = None
+        self._openings: IO[bytes] | None = None
         self._gone: set[date] = set()
         self._announced: set[date] = set()
 
@@ -147,8 +150,9 @@ class _Writer:
 
     def __exit__(self, *_: object) -> None:
         self._lines.close()
-        if self._kept is not None:
-            self._kept.close()
+        for file in (self._kept, self._openings):
+            if file is not None:
+                file.close()
 
     @property
     def size(self) -> int:
@@ -170,6 +174,10 @@ class _Writer:
             self._kept = (self._folder / KEPT).open("xb")
         if self._kept is not None:
             self._kept.writelines(run.model_dump_json().encode() + b"\n" for run in page.kept)
+        if page.openings and self._openings is None:
+            self._openings = (self._folder / OPENINGS).open("xb")
+        if self._openings is not None:
+            self._openings.writelines(lines(page.openings))
         self._lines.writelines(leaf + b"\n" for leaf in leaves)
         self._bundle.extend(leaves)
         while len(self._bundle) >= TILE_WIDTH:
@@ -184,8 +192,9 @@ class _Writer:
         for tile, content in self._builder.partial_tiles():
             self._write(tile.path, content)
         self._lines.flush()
-        if self._kept is not None:
-            self._kept.flush()
+        for file in (self._kept, self._openings):
+            if file is not None:
+                file.flush()
         self._write(VERIFIER_KEY, f"{checkpoint.verifier_key}\n".encode())
         self._write(CHECKPOINT, checkpoint.note.encode())
 

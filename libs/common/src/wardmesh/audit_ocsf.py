@@ -203,6 +203,8 @@ def _unmapped(entry: Entry) -> _Fields:
         rest["acting_for"] = str(event.acting_for)
     if event.trace_id is not None:
         rest["trace_id"] = event.trace_id
+    if entry.withheld:
+        rest["withheld"] = list(entry.withheld)
     if event.details:
         rest["details"] = event.model_dump(mode="json", include={"details"})["details"]
     return rest

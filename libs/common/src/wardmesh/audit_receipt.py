@@ -14,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wardmesh.audit_openings import NotOpened, check_openings
+from wardmesh.contracts.audit.personal import Opening
 from wardmesh.crypto.checkpoint import Checkpoint, open_checkpoint
-from wardmesh.crypto.errors import MalformedEncoding
+from wardmesh.crypto.errors import BadProof, MalformedEncoding
 from wardmesh.crypto.merkle import leaf_hash
 from wardmesh.crypto.note import VerifierKey
 from wardmesh.crypto.tlog import verify_consistency
@@ -31,16 +33,28 @@ class VerifiedReceipt:
     index: int
     entry: bytes
     checkpoint: Checkpoint
+    withheld: int = 0
+    """Fields that it commits to, and that no opening was brought for."""
 
 
-def verify_receipt(data: bytes, verifier_key: str | VerifierKey, *, entry: bytes | None = None) -> VerifiedReceipt:
-    """Return what the receipt `data` proves of its own entry, or of `entry` if that is given."""
+def verify_receipt(
+    data: bytes,
+    verifier_key: str | VerifierKey,
+    *,
+    entry: bytes | None = None,
+    openings: Sequence[Opening] = (),
+) -> VerifiedReceipt:
+    """Return what the receipt `data` proves of its own entry, or of `entry` if that is given, and of its openings."""
     proof = TlogProof.parse(data)
     hashed = proof.extra if entry is None else entry
     if hashed is None:
         raise MalformedEncoding("the receipt has no entry in it; bring the entry's bytes")
     checkpoint = verify_proof(proof, leaf_hash(hashed), verifier_key)
-    return VerifiedReceipt(proof.index, hashed, checkpoint)
+    try:
+        withheld = check_openings(hashed, openings)
+    except NotOpened as error:
+        raise BadProof(str(error)) from error
+    return VerifiedReceipt(proof.index, hashed, checkpoint, withheld)
 
 
 def verify_growth(

@@ -1,8 +1,9 @@
 """An entry as one line of a file, in each of the formats of an export: NDJSON, CSV, OCSF.
 
-What always holds: a line has the entry's index and the very bytes that the log hashed, besides what is made of them; it
-is made in one way only, so that whoever has the bytes can tell whether all of the line follows from them. A line ends
-with the file's line break, and has no other in it.
+What always holds: a line has the entry's index, the very bytes that the log hashed, and what opens those (of what
+identifies people, `wardmesh.audit_openings`), besides what is made of them; it is made in one way only, so that whoever
+has these can tell whether all of the line follows from them. A line ends with the file's line break, and has no other
+in it.
 
 CSV is written for spreadsheets, which take some texts for formulas and some characters for the end of a cell: a text
 that begins like a formula gets an apostrophe before it, and control characters are spelt out. The leaf, in the last
@@ -22,18 +23,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from pydantic import TypeAdapter
+
 from wardmesh.audit_ocsf import to_ocsf
-from wardmesh.contracts.audit import Entry
+from wardmesh.audit_openings import COMMITTING, committed_of, opened
+from wardmesh.contracts.audit import Entry, Opening
 
 _CSV_COLUMNS: Final = (
     "index", "occurred_at", "received_at", "category", "action", "outcome", "actor", "acting_for", "targets", "reason",
-    "source", "source_address", "user_agent", "request_id", "trace_id", "id", "scope", "details", "leaf",
+    "source", "source_address", "user_agent", "request_id", "trace_id", "id", "scope", "details",
+    "withheld", "openings", "leaf",
 )  # fmt: skip
 _BYTE_ORDER_MARK: Final = "\ufeff".encode()  # or a spreadsheet takes UTF-8 for something else
 # What a spreadsheet begins a formula with, also in the wide form of East Asian scripts.
 _FORMULA: Final = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_JSON_LINE: Final = re.compile(rb'\{"index":(0|[1-9][0-9]{0,17}),"leaf":(\{.*\})\}\n', re.DOTALL)
+_JSON_LINE: Final = re.compile(
+    rb'\{"index":(0|[1-9][0-9]{0,17}),(?:"openings":(\[[^]]*\]),)?"leaf":(\{.*\})\}\n', re.DOTALL
+)
+_OPENINGS: Final = TypeAdapter(tuple[Opening, ...])
 
 
 class Format(enum.StrEnum):
@@ -44,10 +52,16 @@ class Format(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a line says: an entry's place, and the bytes that were hashed."""
+    """What a line says: an entry's place, the bytes that were hashed, and what opens what they commit to."""
 
     index: int
     leaf: bytes
+    openings: tuple[Opening, ...] = ()
+
+    @property
+    def openings_text(self) -> str:
+        """The openings as JSON."""
+        return _OPENINGS.dump_json(self.openings).decode()
 
 
 class Rows(NamedTuple):
@@ -63,18 +77,23 @@ def entry_of(row: Row) -> Entry:
     """Return the entry that a leaf says; raise `ValueError` if it says none."""
     document = _object(row.leaf)
     fields = {name: document.get(name) for name in ("scope", "source", "event", "received_at")}
-    return Entry.model_validate({"index": row.index, **fields})
+    withheld = tuple(committed_of(row.leaf))
+    return opened(Entry.model_validate({"index": row.index, "withheld": withheld, **fields}), row.openings)
 
 
 def _to_json(row: Row) -> bytes:
-    return b'{"index":%d,"leaf":%b}\n' % (row.index, row.leaf)
+    if not row.openings:
+        return b'{"index":%d,"leaf":%b}\n' % (row.index, row.leaf)
+    # A bracket in a value would end the list too early for who reads it.
+    said = row.openings_text[1:-1].replace("]", "\\u005d").encode()
+    return b'{"index":%d,"openings":[%b],"leaf":%b}\n' % (row.index, said, row.leaf)
 
 
 def _from_json(line: bytes) -> Row:
     found = _JSON_LINE.fullmatch(line)
     if found is None:
         raise ValueError("not a line of this export")
-    return Row(int(found[1]), found[2])
+    return Row(int(found[1]), found[3], () if found[2] is None else _OPENINGS.validate_json(found[2]))
 
 
 def _to_csv(row: Row) -> bytes:
@@ -82,6 +101,10 @@ def _to_csv(row: Row) -> bytes:
     event = document.get("event")
     if not isinstance(event, dict):
         raise ValueError("not an entry")  # noqa: TRY004 - of data, not of a type
+    withheld: tuple[str, ...] = ()
+    if row.leaf.startswith(COMMITTING):
+        entry = entry_of(row)
+        event, withheld = entry.event.model_dump(mode="json", exclude_defaults=True), entry.withheld
     cells: dict[str, Any] = (
         {"outcome": "success"}
         | event
@@ -91,6 +114,8 @@ def _to_csv(row: Row) -> bytes:
             "source": document.get("source"),
             "scope": document.get("scope"),
             "targets": "; ".join(map(str, event.get("targets", ()))),
+            "withheld": "; ".join(withheld),
+            "openings": row.openings_text if row.openings else None,
             "details": json.dumps(event.get("details", {}), ensure_ascii=False, sort_keys=True, separators=(",", ":")),
         }
     )
@@ -103,7 +128,8 @@ def _from_csv(line: bytes) -> Row:
     cells = next(csv.reader([line[:-2].decode()], strict=True), [])
     if len(cells) != len(_CSV_COLUMNS):
         raise ValueError("not a line of this export")
-    return Row(int(cells[0]), cells[-1].encode())
+    openings = _OPENINGS.validate_json(cells[-2]) if cells[-2] else ()
+    return Row(int(cells[0]), cells[-1].encode(), openings)
 
 
 def _cell(value: object) -> str:
@@ -122,6 +148,8 @@ def _csv_line(cells: list[str]) -> bytes:
 
 def _to_ocsf(row: Row) -> bytes:
     document = to_ocsf(entry_of(row)) | {"raw_data": row.leaf.decode()}
+    if row.openings:
+        document["unmapped"]["openings"] = _OPENINGS.dump_python(row.openings, mode="json")
     return json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
@@ -131,7 +159,9 @@ def _from_ocsf(line: bytes) -> Row:
     index = metadata.get("sequence") if isinstance(metadata, dict) else None
     if not isinstance(index, int) or isinstance(index, bool) or not isinstance(leaf, str):
         raise ValueError("not a line of this export")  # noqa: TRY004 - of data
-    return Row(index, leaf.encode())
+    unmapped = document.get("unmapped")
+    said = unmapped.get("openings", []) if isinstance(unmapped, dict) else []
+    return Row(index, leaf.encode(), _OPENINGS.validate_json(json.dumps(said)))
 
 
 def _object(text: bytes) -> dict[str, Any]:

@@ -10,7 +10,8 @@ as it was sealed; not that nothing else matched: only the whole log shows that (
 
 What always holds: the files grow in a folder beside (`FOLDER.partial`) and have their name only when they are whole. A
 page is on disk before the note of how far it got is; an export that was interrupted goes on from there (call it again),
-with the checkpoint that it began with, and ends in the same bytes. Memory holds one page.
+with the checkpoint that it began with, and ends in the same bytes. If somebody was erased meanwhile, it begins again,
+because what it has may name that person. Memory holds one page.
 
 On failure: `FileExistsError` if the folder is there already, `OtherExport` if what was begun in its place is another
 export, `UnreadableEntry` if the log gives out what is no entry.
@@ -35,7 +36,8 @@ from wardmesh.crypto.selection import nodes_to, perfect_subtrees
 
 PROOF: Final = "proof"
 MANIFEST: Final = "export.json"
-VERSION: Final = 1
+VERSION: Final = 2
+"""The first one had no openings."""
 
 
 class SelectionReader(Protocol):
@@ -89,6 +91,11 @@ async def export_selection(
         state = writer.known
         while state.next_start < state.size:
             page = await log.select(filter=wanted, start=state.next_start, end=state.size)
+            if state.erasures is not None and page.erasures != state.erasures:
+                await asyncio.to_thread(writer.begin_again, await log.checkpoint())
+                state = writer.known
+                continue
+            state.erasures = page.erasures
             if page.next_start <= state.next_start or len(page.indexes) != len(page.leaves):
                 raise MalformedEncoding("the log's answer goes no further")
             nodes: list[Node] = []
@@ -97,7 +104,13 @@ async def export_selection(
                 nodes += nodes_to(covered, index)
                 covered = index + 1
             hashes = await _read(log, state.size, nodes)
-            rows = [Row(index, leaf) for index, leaf in zip(page.indexes, page.leaves, strict=True)]
+            openings = {each.index: each for each in page.openings}
+            if damaged := [index for index, each in openings.items() if each.unopenable]:
+                raise UnreadableEntry(min(damaged))
+            rows = [
+                Row(index, leaf, openings[index].openings if index in openings else ())
+                for index, leaf in zip(page.indexes, page.leaves, strict=True)
+            ]
             await asyncio.to_thread(writer.add, rows, hashes, covered, page.next_start)
             progress(state.next_start, state.size)
         rest = await _read(log, state.size, list(perfect_subtrees(state.covered, state.size)))
@@ -130,6 +143,8 @@ class _State:
     entries: int = 0
     data_bytes: int = 0
     proof_bytes: int = 0
+    erasures: int | None = None
+    """How many people had been erased when it began; None before the first page."""
 
 
 @dataclass(slots=True)
@@ -176,6 +191,12 @@ class _Writer:
         self.state = _State(self.asked, signed.note, signed.verifier_key, signed.size)
         self._data.write(FORMATS[self.kind].head)
         self._remember()
+
+    def begin_again(self, signed: Checkpoint) -> None:
+        for file in (self._data, self._proof):
+            file.seek(0)
+            file.truncate()
+        self.start(signed)
 
     def add(self, rows: Sequence[Row], hashes: bytes, covered: int, next_start: int) -> None:
         encode = FORMATS[self.kind].encode

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from wardmesh.audit_files import FileRefused, Folder
+from wardmesh.audit_openings import NotOpened, check_openings
 from wardmesh.audit_rows import FORMATS, Format
 from wardmesh.audit_selection import MANIFEST, PROOF, VERSION
 from wardmesh.audit_verify import CHECKPOINT, MAX_KEY_BYTES, VERIFIER_KEY, Damage, Report
@@ -50,6 +51,8 @@ class SelectionReport(Report):
                 yield "           this key came with the export: compare it with one that you have from elsewhere"
         if self.is_sound:
             yield f"checked    {self.entries_checked} entries, their lines, and their proof to the root"
+            if self.opened or self.withheld:
+                yield f"people     {self.opened} fields are what was sealed, {self.withheld} are withheld"
             whole = self.entries_checked == self.size
             yield (
                 "sound      nothing was changed, dropped, inserted or reordered"
@@ -112,11 +115,16 @@ def _check(folder: Folder, pinned: VerifierKey | None, report: SelectionReport) 
                 raise _Damaged(f"{rows.file}: its entry number {number} cannot be read", rows.file) from error
             if leaf_hash(row.leaf) != expected:
                 raise _Damaged(f"entry {row.index} is not what was sealed", rows.file, row.index)
+            try:
+                withheld = check_openings(row.leaf, row.openings)
+            except NotOpened as error:
+                raise _Damaged(f"entry {row.index}: {error}", rows.file, row.index) from error
             if not follows:
                 raise _Damaged(
                     f"{rows.file}: the line of entry {row.index} says something else than it", rows.file, row.index
                 )
             report.entries_checked += 1
+            report.opened, report.withheld = report.opened + len(row.openings), report.withheld + withheld
         if tree.root() != checkpoint.root:
             raise _Damaged(f"{PROOF} does not lead to the signed root", PROOF)
         if proof.read(1):

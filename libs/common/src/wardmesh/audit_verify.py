@@ -25,6 +25,7 @@ from types import MappingProxyType
 from typing import IO, Final, TypeAlias
 
 from wardmesh.audit_files import FileRefused, Files, Folder
+from wardmesh.audit_openings import OPENINGS, OpeningsCheck
 from wardmesh.audit_pruning import KEPT, KeptCheck
 from wardmesh.crypto.checkpoint import Checkpoint, open_checkpoint
 from wardmesh.crypto.encoding import base64_encode
@@ -85,6 +86,10 @@ class Report:
     """Entries that are gone, as the log says; their hashes were checked."""
     announced_by: tuple[int, ...] = ()
     """The entries that say so."""
+    opened: int = 0
+    """Fields about people that the export says, and that are what was sealed."""
+    withheld: int = 0
+    """Fields about people that the entries commit to, and that the export does not say: some were erased."""
     checkpoints_checked: tuple[str, ...] = ()
     """The names of the checkpoints that were kept, and that this log extends."""
     damage: Damage | None = None
@@ -108,6 +113,8 @@ class Report:
             yield f"checked    {self.entries_checked} entries, {self.tiles_checked} tiles, the root{copy}"
             if self.pruned:
                 yield f"pruned     {self.pruned} of them, as the log says in {_entries_named(self.announced_by)}"
+            if self.opened or self.withheld:
+                yield f"people     {self.opened} fields are what was sealed, {self.withheld} are withheld"
             for name in self.checkpoints_checked:
                 yield f"extends    {name}"
             yield "sound      nothing was changed, dropped, inserted or reordered"
@@ -231,19 +238,23 @@ class _Export:
         if lines is None and self.needs_lines:
             raise _Damaged(f"{ENTRIES} is missing", ENTRIES)
         runs = self.files.open(KEPT)
-        with lines or BytesIO(), runs or BytesIO():
-            keeping = KeptCheck(runs)
-            bundles = self._bundles(checkpoint, lines, keeping)
+        openings = self.files.open(OPENINGS)
+        with lines or BytesIO(), runs or BytesIO(), openings or BytesIO():
+            keeping, opening = KeptCheck(runs), OpeningsCheck(openings)
+            bundles = self._bundles(checkpoint, lines, keeping, opening)
             verified = verify_bundles(bundles, checkpoint, stored=self._tile, kept=tuple(kept.values()))
             report.tiles_checked, report.checkpoints_checked = verified.tiles, tuple(kept)
             if lines is not None and self._line_damage is None and lines.read(1):
                 self._line_damage = Damage(f"{ENTRIES} goes on after the last entry", ENTRIES, checkpoint.size)
             report.announced_by = keeping.end(checkpoint.size)
+            opening.end(checkpoint.size)
         report.pruned = keeping.pruned
         report.damage = self._line_damage
-        if report.damage is None and keeping.damaged is not None:
-            what, entry = keeping.damaged
-            report.damage = Damage(what, entry=entry)
+        report.opened, report.withheld = opening.opened, opening.withheld
+        for damaged in (keeping.damaged, opening.damaged):
+            if report.damage is None and damaged is not None:
+                what, entry = damaged
+                report.damage = Damage(what, entry=entry)
 
     def _own_key(self) -> VerifierKey:
         text = self.files.read(VERIFIER_KEY, MAX_KEY_BYTES)
@@ -275,7 +286,7 @@ class _Export:
             return ()
 
     def _bundles(
-        self, checkpoint: Checkpoint, lines: IO[bytes] | None, keeping: KeptCheck
+        self, checkpoint: Checkpoint, lines: IO[bytes] | None, keeping: KeptCheck, opening: OpeningsCheck
     ) -> Iterator[Sequence[bytes]]:
         for signed in bundles_of(checkpoint.size):
             bundle, content = self._stored_bundle(signed)
@@ -289,6 +300,7 @@ class _Export:
                 return
             if lines is not None and self._line_damage is None:
                 self._compare(first, entries, lines)
+            opening.bundle(first, entries)
             self.report.entries_checked += len(entries)
             self.progress(self.report.entries_checked, checkpoint.size)
             yield keeping.bundle(first, entries, partial(self._leaf_hashes, bundle, checkpoint.size))

@@ -3,7 +3,7 @@
     WardmeshError
     ├── RequestError            the request is wrong; sending it again cannot help
     │   ├── MalformedJson · InvalidRequest · BodyTooLarge · UnknownOperation
-    │   ├── NotFound (NotSealed) · Conflict · Undecryptable · InvalidSignature
+    │   ├── NotFound (NotSealed, NothingToErase) · Conflict (UnderHold) · Undecryptable · InvalidSignature
     ├── AuthenticationError     who is asking is not established
     │   ├── TokenMissing · TokenInvalid · TokenExpired · TokenRevoked · CredentialRefused
     ├── RefusedError            it is established, and may not
@@ -26,20 +26,14 @@ from typing import ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from wardmesh.violations import MAX_VIOLATIONS as MAX_VIOLATIONS
+from wardmesh.violations import Violation as Violation
+from wardmesh.violations import violations_of as violations_of
+
 PROBLEM_TYPE_PREFIX: Final = "urn:wardmesh:error:"
 PROBLEM_CONTENT_TYPE: Final = "application/problem+json"
 CODE_HEADER: Final = "Nats-Service-Error-Code"
 ERROR_HEADER: Final = "Nats-Service-Error"
-MAX_VIOLATIONS: Final = 20  # a body with a thousand wrong fields is not worth a thousand lines
-
-
-class Violation(BaseModel):
-    """One place where a request breaks its model; the value itself is never repeated."""
-
-    model_config = ConfigDict(frozen=True)
-
-    pointer: str
-    message: str
 
 
 class Problem(BaseModel):
@@ -163,6 +157,14 @@ class NotSealed(NotFound):
     advice = "If it was emitted a moment ago, ask again: it is on disk and not sealed yet. Else check the event's id."
 
 
+class NothingToErase(NotFound):
+    """The log has nothing that names this person, or nothing any more."""
+
+    code = "nothing_to_erase"
+    title = "Nothing names this person"
+    advice = "Check the user's id and the scope; what was erased once stays erased."
+
+
 class Conflict(RequestError):
     """It exists already, or was changed meanwhile."""
 
@@ -170,6 +172,14 @@ class Conflict(RequestError):
     status = 409
     title = "It conflicts with what is there"
     advice = "Read the present state and decide anew."
+
+
+class UnderHold(Conflict):
+    """A legal hold is in force: nothing of the log may become unreadable."""
+
+    code = "under_hold"
+    title = "A legal hold is in force"
+    advice = "Whoever placed it has to lift it first: wardmesh audit hold list."
 
 
 class InvalidSignature(RequestError):
@@ -384,16 +394,3 @@ def _by_status(status: int) -> type[WardmeshError]:
         504: DeadlineExceeded,
     }
     return by_status.get(status, RequestError if 400 <= status < 500 else InternalError)
-
-
-def violations_of(error: ValidationError) -> tuple[Violation, ...]:
-    """Return what pydantic found, as JSON pointers and messages, without the values that were sent."""
-    found: list[Violation] = []
-    for item in error.errors(include_url=False, include_context=False, include_input=False)[:MAX_VIOLATIONS]:
-        pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in item["loc"])
-        message = item["msg"] if item["type"] not in _MESSAGES_WITH_INPUT else "is not valid"
-        found.append(Violation(pointer=pointer, message=message))
-    return tuple(found)
-
-
-_MESSAGES_WITH_INPUT: Final = frozenset({"value_error", "assertion_error"})  # a validator of ours may quote the value

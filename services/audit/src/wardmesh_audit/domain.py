@@ -4,6 +4,10 @@ A leaf is JSON in one spelling (keys sorted, no white space, UTF-8, what has its
 
     {"event": …, "received_at": …, "scope": …, "source": …, "version": 1}
 
+What identifies a person is not in it: then it has version 2, and commitments beside the event, by path:
+
+    {"committed": {"/actor": …}, "event": …, "received_at": …, "scope": …, "source": …, "version": 2}
+
 Scope and source come from the message's subject, which the broker vouches for; the time of receipt is the broker's.
 The leaf's bytes are kept and hashed as they are. Nobody ever has to spell an event again to verify one.
 
@@ -15,30 +19,36 @@ On failure: `MalformedEnvelope` for a message, `LogDamaged` for stored bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from math import isfinite
-from typing import Any, Final, Literal, get_type_hints
+from typing import Any, Final, Literal, NamedTuple, get_type_hints
 from uuid import UUID
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 from typing_extensions import TypedDict
 
 from wardmesh.contracts.audit import (
+    MAX_PERSONAL,
     SEALING_MARGIN,
     AuditEnvelope,
     AuditEvent,
     Entry,
     NewAuditEvent,
     Outcome,
+    Path,
+    Personal,
+    conceal,
     is_too_deep,
+    personal_values,
     time_problem,
 )
 from wardmesh.contracts.fields import Time, Token
 from wardmesh.contracts.operation import Category, Message
+from wardmesh.crypto.commitment import SALT_BYTES, commit
 from wardmesh.crypto.merkle import leaf_hash
 from wardmesh.crypto.tiles import MAX_ENTRY_BYTES
 from wardmesh.errors import MAX_VIOLATIONS, InvalidRequest, Violation
@@ -47,6 +57,9 @@ from wardmesh.subjects import AuditSubject, InvalidSubjectError
 from wardmesh_audit.errors import LogDamaged, MalformedEnvelope
 
 VERSION: Final = 1
+COMMITTING: Final = 2
+"""The version of a leaf that commits to something instead of saying it."""
+Random = Callable[[int], bytes]
 REJECTED: Final = "audit.envelope_rejected"
 _SHOWN_SUBJECT_CHARACTERS: Final = 200
 
@@ -54,22 +67,53 @@ _SHOWN_SUBJECT_CHARACTERS: Final = 200
 class Leaf(Message):
     """An entry as it is hashed; its index is its place, so it is not in it."""
 
-    version: Literal[1] = VERSION
+    version: Literal[1, 2] = VERSION
+    committed: dict[Path, str] = Field(default_factory=dict, max_length=MAX_PERSONAL)
     scope: ScopeField
     source: Token
     received_at: Time
     event: AuditEvent
 
 
+class Committed(NamedTuple):
+    """A value that a leaf commits to, and the salt that it does so with."""
+
+    personal: Personal
+    salt: bytes
+
+
+class Names(NamedTuple):
+    """What an entry is searched by: the ids of who acted, for whom, and on what; of users, their pseudonyms."""
+
+    actor: str
+    acting_for: str | None
+    targets: Sequence[str]
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An event that waits for its place in the log."""
+    """An event that waits for its place in the log.
+
+    Where its leaf commits to something, it MUST NOT be stored before it has `openings` (sealed) and `names` for it
+    (`subjects.Subjects.protect`).
+    """
 
     event: AuditEvent
     source: str
     received_at: datetime
     leaf: bytes
     leaf_hash: bytes
+    committed: tuple[Committed, ...] = ()
+    openings: bytes | None = None
+    names: Names | None = None
+
+    def stored_names(self) -> Names:
+        """Return what is stored to search by; raise `RuntimeError` if that would name a person."""
+        if self.names is not None:
+            return self.names
+        if self.committed:
+            raise RuntimeError("an event that names a person is not protected yet")
+        return Names(self.event.actor, self.event.acting_for, self.event.targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +130,17 @@ class Stored:
 
     index: int
     leaf: bytes
+    openings: bytes | None = None
+    """What it commits to, sealed by the keys of those whom it is about."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes of an answer it may take."""
+        return len(self.leaf) + len(self.openings or b"")
 
 
-def decode_envelope(subject: str, data: bytes, received_at: datetime) -> Envelope:
-    """Return what a message carries; raise `MalformedEnvelope` if it can never be sealed."""
+def decode_envelope(subject: str, data: bytes, received_at: datetime, *, random: Random) -> Envelope:
+    """Return what a message carries; raise `MalformedEnvelope` if it can never be sealed. `random` makes the salts."""
     try:
         parsed = AuditSubject.parse(subject)
     except InvalidSubjectError as error:
@@ -102,7 +153,8 @@ def decode_envelope(subject: str, data: bytes, received_at: datetime) -> Envelop
     for event in envelope.events:
         events.setdefault(event.id, event)
     spelling = _Spelling(parsed.scope, parsed.source, received_at)
-    return Envelope(parsed.scope, tuple(_candidate(parsed, spelling, event, received_at) for event in events.values()))
+    made = (_candidate(parsed, spelling, event, received_at, random) for event in events.values())
+    return Envelope(parsed.scope, tuple(made))
 
 
 def _what_is_wrong(error: ValidationError) -> str:
@@ -115,22 +167,28 @@ def _what_is_wrong(error: ValidationError) -> str:
     return "unknown_category" if fields == {"category"} else "malformed_envelope"
 
 
-def _candidate(subject: AuditSubject, spelling: _Spelling, event: AuditEvent, received_at: datetime) -> Candidate:
+def _candidate(
+    subject: AuditSubject, spelling: _Spelling, event: AuditEvent, received_at: datetime, random: Random
+) -> Candidate:
     if event.details and is_too_deep(event.details):
         raise MalformedEnvelope("details_too_deep", subject.scope)
     if time_problem(event.occurred_at, received_at, margin=SEALING_MARGIN) is not None:
         raise MalformedEnvelope("clock_far_off", subject.scope)
+    committed: tuple[Committed, ...] = ()
     try:
-        leaf = spelling.leaf(event)
+        if personal := personal_values(event):
+            leaf, committed = spelling.committing_leaf(event, personal, random)
+        else:
+            leaf = spelling.leaf(event)
     except (ValueError, RecursionError) as error:  # a number that JSON has no spelling for, a lone surrogate
         raise MalformedEnvelope("unspeakable_event", subject.scope) from error
     if len(leaf) > MAX_ENTRY_BYTES:
         raise MalformedEnvelope("event_too_large", subject.scope)
-    return Candidate(event, subject.source, received_at, leaf, leaf_hash(leaf))
+    return Candidate(event, subject.source, received_at, leaf, leaf_hash(leaf), committed)
 
 
 def encode_leaf(scope: Scope, source: str, received_at: datetime, event: AuditEvent) -> bytes:
-    """Return the bytes that are hashed; raise `ValueError` if there is no JSON for them."""
+    """Return the bytes that are hashed of an event that is about no person; raise `ValueError` for what is no JSON."""
     return _Spelling(scope, source, received_at).leaf(event)
 
 
@@ -143,16 +201,30 @@ class _Spelling:
 
     def __init__(self, scope: Scope, source: str, received_at: datetime) -> None:
         received = received_at.astimezone(UTC).isoformat(timespec="microseconds")
-        shared = to_json({"received_at": received, "scope": scope, "source": source, "version": VERSION})
-        self._rest = b"," + shared[1:]
+        self._shared = b"," + to_json({"received_at": received, "scope": scope, "source": source})[1:-1]
+        self._rest = self._shared + _LEAF_END
 
     def leaf(self, event: AuditEvent) -> bytes:
         """Return the bytes that are hashed."""
-        fields = event.__dict__
+        return b'{"event":' + self._event(event.__dict__) + self._rest
+
+    def committing_leaf(
+        self, event: AuditEvent, values: Sequence[Personal], random: Random
+    ) -> tuple[bytes, tuple[Committed, ...]]:
+        """Return the bytes that are hashed, with commitments to `values` in their place, and what opens those."""
+        salts = random(SALT_BYTES * len(values))
+        committed = tuple(
+            Committed(value, salts[SALT_BYTES * place : SALT_BYTES * (place + 1)]) for place, value in enumerate(values)
+        )
+        said = {value.path: commit(value.path, salt, value.value).hex() for value, salt in committed}
+        head = b'{"committed":' + to_json(dict(sorted(said.items())) if len(said) > 1 else said) + b',"event":'
+        return head + self._event(conceal(event, values)) + self._shared + _COMMITTING_END, committed
+
+    def _event(self, fields: Mapping[str, Any]) -> bytes:
         said = {name: fields[name] for name, default in _FIELDS if fields[name] != default}
         if "details" in said:
             said["details"] = _ordered(said["details"])
-        return b'{"event":' + _SPELLED.serializer.to_json(said) + self._rest
+        return _SPELLED.serializer.to_json(said)
 
 
 def _ordered(value: Any) -> Any:
@@ -167,6 +239,9 @@ def _ordered(value: Any) -> Any:
 
 
 _LEAF_END: Final = b',"version":%d}' % VERSION
+_COMMITTING_END: Final = b',"version":%d}' % COMMITTING
+_EVENT: Final = b',"event":{'
+"""Where the event begins in a leaf that commits; no path before it has these bytes, because JSON escapes quotes."""
 _NEVER: Final = object()
 _FIELDS: Final = tuple(
     (name, _NEVER if field.is_required() else field.get_default(call_default_factory=True))
@@ -180,13 +255,18 @@ _SPELLED: Final[TypeAdapter[dict[str, Any]]] = TypeAdapter(
 
 
 def decode_leaf(stored: Stored) -> Entry:
-    """Return the entry that a stored leaf says; raise `LogDamaged` if it says none."""
+    """Return the entry that a stored leaf says by itself; raise `LogDamaged` if it says none."""
     try:
         leaf = Leaf.model_validate_json(stored.leaf)
     except ValidationError as error:
         raise LogDamaged(f"Entry {stored.index} of the log cannot be read.") from error
     return Entry(
-        index=stored.index, scope=leaf.scope, source=leaf.source, event=leaf.event, received_at=leaf.received_at
+        index=stored.index,
+        scope=leaf.scope,
+        source=leaf.source,
+        event=leaf.event,
+        received_at=leaf.received_at,
+        withheld=tuple(leaf.committed),
     )
 
 
@@ -275,7 +355,13 @@ class News:
 
 def news_of(index: int, candidate: Candidate) -> News:
     """Return what is told of an event that has just got its place; its leaf says everything else already."""
-    entry = b'{"index":%d,%b}' % (index, candidate.leaf[1 : -len(_LEAF_END)])
+    leaf = candidate.leaf
+    if candidate.committed:
+        withheld = to_json(sorted(value.path for value, _ in candidate.committed))
+        said = leaf[leaf.index(_EVENT) + 1 : -len(_COMMITTING_END)]
+        entry = b'{"index":%d,%b,"withheld":%b}' % (index, said, withheld)
+    else:
+        entry = b'{"index":%d,%b}' % (index, leaf[1 : -len(_LEAF_END)])
     return News(index, candidate.event.category, entry)
 
 

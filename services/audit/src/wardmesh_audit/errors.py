@@ -2,7 +2,9 @@
 
     MalformedEnvelope       a message that is not an envelope; it becomes a dead letter, never an answer
     InternalError
-    └── LogDamaged          the stored log contradicts itself; names the first entry concerned
+    ├── LogDamaged          the stored log contradicts itself; names the first entry concerned
+    ├── KeysDamaged         a file in the folder of people's keys is none that was written there
+    └── OtherKeys           the folder of people's keys is not the one that this database was written with
     ServiceUnavailable
     └── SigningRefused      the head does not extend what was signed before: nothing is signed until people have looked
     NotFound
@@ -43,6 +45,27 @@ class LogDamaged(InternalError):
     def __init__(self, what: str) -> None:
         super().__init__(
             f"{what} Export the log and run `wardmesh audit verify`; restore what is damaged from a backup."
+        )
+
+
+class KeysDamaged(InternalError):
+    """Something in the folder of people's keys is not what was written there."""
+
+    title = "The folder of people's keys is damaged"
+
+    def __init__(self) -> None:
+        super().__init__("A file in the folder of people's keys is not what was written there. Restore the folder.")
+
+
+class OtherKeys(InternalError):
+    """Going on would seal with keys that other replicas, and what is sealed already, do not have."""
+
+    title = "These are not the keys of this database"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "WARDMESH_AUDIT_SUBJECT_KEYS_DIR is not the folder that this database was written with. Mount that one "
+            "for every replica; docs/operations.md says what to do if it is lost."
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wardmesh.contracts import audit as contracts
 from wardmesh.server.operations import Operations
+from wardmesh_audit.erasing import ErasingService
 from wardmesh_audit.proving import Prover
 from wardmesh_audit.reading import ReadingService
 from wardmesh_audit.retention import RetentionService
@@ -18,6 +19,7 @@ def bind(
     prover: Prover,
     tiles: TileReader,
     retention: RetentionService,
+    erasing: ErasingService,
 ) -> None:
     operations.bind(contracts.EMIT, service.emit)
     operations.bind(contracts.QUERY, reading.query)
@@ -40,3 +42,6 @@ def bind(
     operations.bind(contracts.LIFT_HOLD, retention.lift_hold)
     operations.bind(contracts.HOLDS, retention.holds)
     operations.bind(contracts.PRUNINGS, retention.prunings)
+    operations.bind(contracts.MINE, reading.mine)
+    operations.bind(contracts.ERASE, erasing.erase)
+    operations.bind(contracts.ERASURES, erasing.erasures)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import date, datetime
+from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
 from wardmesh.audit_pruning import Announcement
-from wardmesh.contracts.audit import AuditEvent, Filter, Hold, KeptRun, Position, Pruning, Retention
+from wardmesh.contracts.audit import AuditEvent, Erasure, Filter, Hold, KeptRun, Position, Pruning, Retention
 from wardmesh.contracts.operation import Category
 from wardmesh.crypto.tiles import Tile
-from wardmesh.ids import EventId, Scope
+from wardmesh.ids import EventId, Scope, UserId
 from wardmesh.server.context import Call
 from wardmesh.server.messages import OutboundMessage
 from wardmesh.server.tenant import TenantContext
 from wardmesh_audit.domain import Candidate, Stored
+from wardmesh_audit.openings import SubjectKey
 from wardmesh_audit.proofs import Head, SignedHead
 
 NOTHING: Final = range(0)
+NO_NAMES: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Place(NamedTuple):
@@ -45,6 +48,7 @@ class Located:
     index: int
     leaf_hash: bytes
     leaf: bytes | None
+    openings: bytes | None = None
 
 
 @dataclass
@@ -131,9 +135,19 @@ class ReadingStore(Protocol):
     """The logs, for readers: each sees its own scope, and its own positions."""
 
     async def scan(
-        self, tenant: TenantContext, query: Filter, *, start: int, end: int, limit: int, newest_first: bool
+        self,
+        tenant: TenantContext,
+        query: Filter,
+        *,
+        start: int,
+        end: int,
+        limit: int,
+        newest_first: bool,
+        names: Mapping[str, str] = NO_NAMES,
     ) -> Scanned:
         """Go through entries of [start, end), and return at most `limit` that match, and at most a page's bytes.
+
+        `names` are the pseudonyms of users whom the filter names: entries are found by either.
 
         MUST look at a bounded number of entries, MUST get further than where it began, and MUST NOT pass over one that
         matches.
@@ -238,6 +252,71 @@ class SignedMemory(Protocol):
 
 class SignedMeanwhile(Exception):
     """Another process has signed a head of this log in the meantime."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingErasure:
+    """An erasure that has been begun: its id, and how many entries it is about."""
+
+    erasure_id: EventId
+    entries: int
+
+
+class SubjectKeys(Protocol):
+    """The keys of people, each of one person in one scope. They MUST be kept where no copy of the database has them."""
+
+    async def get_or_make(self, scope: Scope, subjects: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
+        """Return a key for each, and the same one to whoever asks. MUST NOT return one that is not durable."""
+
+    async def find(self, scope: Scope, subjects: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
+        """Return the keys that there are."""
+
+    async def named(self, scope: Scope, pseudonyms: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
+        """Return the keys that there are, by their pseudonyms."""
+
+    async def destroy(self, scope: Scope, subject: UserId) -> None:
+        """Destroy a key, if it is there. When it returns, nobody gets it any more, in this process or another."""
+
+    async def begun(self, scope: Scope, subject: UserId) -> PendingErasure | None:
+        """Return the erasure of that person that was begun and not ended."""
+
+    async def begin(self, scope: Scope, subject: UserId, erasure: PendingErasure) -> None:
+        """Remember that an erasure has begun. MUST be durable on return."""
+
+    async def end(self, scope: Scope, subject: UserId) -> None:
+        """Forget that there was one. MUST be durable on return."""
+
+
+class ErasureRows(Protocol):
+    """What the database knows of a scope's erasures, within a transaction that no hold is placed in."""
+
+    async def find(self, erasure_id: EventId) -> Erasure | None:
+        """Return an erasure that was committed."""
+
+    async def add(self, erasure: Erasure, told: AuditEvent) -> None:
+        """Remember one, and put the event that tells of it into the outbox: with the transaction, or not at all."""
+
+
+class PeopleStore(Protocol):
+    """Erasures, and what belongs to a person."""
+
+    def erasing(self, call: Call) -> AbstractAsyncContextManager[ErasureRows]:
+        """Open a transaction to erase in; raise `UnderHold` if a hold is in force. Whoever places one MUST wait."""
+
+    async def acts(self, scope: Scope, pseudonym: UserId) -> int:
+        """Return how many entries have that actor, or were done for that principal."""
+
+    async def erasures(self, tenant: TenantContext, limit: int) -> Sequence[Erasure]:
+        """Return erasures, newest first."""
+
+    async def count_erasures(self, tenant: TenantContext) -> int:
+        """Return how many erasures there have been."""
+
+    async def own(self, tenant: TenantContext, *, before: int | None, limit: int) -> Scanned:
+        """Return entries that the tenant's principal acted in, or was acted for in, newest first, and how far it got.
+
+        MUST return nobody else's, whatever the tenant may read besides.
+        """
 
 
 class Alarm(Protocol):

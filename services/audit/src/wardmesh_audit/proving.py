@@ -44,6 +44,7 @@ from wardmesh_audit.errors import LogDamaged, NoSuchEntry, SigningRefused
 from wardmesh_audit.ports import Alarm, Located, LogStore, SignedMeanwhile, SignedMemory, Wakeups
 from wardmesh_audit.proofs import Head, SignedHead
 from wardmesh_audit.signing import LogSigner, same_signers
+from wardmesh_audit.subjects import Opened, Subjects
 
 ANSWER_SECONDS: Final = 1.0
 """Kept of the caller's deadline for the way back."""
@@ -54,8 +55,15 @@ class Prover:
     """The use cases that sign and prove."""
 
     def __init__(
-        self, store: LogStore, wakeups: Wakeups, signer: LogSigner, memory: SignedMemory, alarm: Alarm
+        self,
+        store: LogStore,
+        wakeups: Wakeups,
+        signer: LogSigner,
+        memory: SignedMemory,
+        alarm: Alarm,
+        subjects: Subjects,
     ) -> None:
+        self._subjects = subjects
         self._store = store
         self._alarm = alarm
         self._wakeups = wakeups
@@ -77,6 +85,10 @@ class Prover:
             size=signed.size,
             mldsa_key=self._signer.mldsa_key(scope),
         )
+
+    async def signed_head(self, scope: Scope) -> SignedHead:
+        """Return the committed head, signed on the log's own behalf."""
+        return await self._signed(scope, the_log(scope))
 
     async def prove(self, call: Call, request: Prove) -> InclusionProof:
         """Prove that an entry is in the tree of a size that the log has, or once had."""
@@ -114,7 +126,12 @@ class Prover:
             size=signed.size,
             proof=proof.encode().decode(),
             verifier_key=self._signer.verifier_key(scope),
+            openings=() if located.leaf is None else (await self._opened(scope, located, located.leaf)).openings,
         )
+
+    async def _opened(self, scope: Scope, located: Located, leaf: bytes) -> Opened:
+        (found,) = await self._subjects.opened(scope, [domain.Stored(located.index, leaf, located.openings)])
+        return found
 
     async def _located(self, call: Call, request: AskReceipt) -> Located:
         loop = asyncio.get_running_loop()
@@ -138,7 +155,11 @@ class Prover:
             raise LogDamaged(f"Entry {found.index} of the log is damaged.")
         if READ.name in caller.permissions:
             return found
-        return found if found.leaf is not None and _emitted_by(caller, found.index, found.leaf) else None
+        if found.leaf is None:
+            return None
+        # Who was erased has emitted nothing any more that anybody could tell.
+        emitter = (await self._opened(caller.scope, found, found.leaf)).entry.event.actor
+        return found if emitter == caller.principal else None
 
     async def _covering(self, scope: Scope, index: int) -> SignedHead:
         """Return a signed head that has the entry: the last one will do, and spares signing another."""
@@ -180,7 +201,3 @@ class Prover:
             raise SigningRefused
         tiles = [*proofs.head_tiles(head.size), *([] if before is None else proofs.head_tiles(before.size))]
         proofs.check_extension(head, before, await self._store.tiles(tenant, tiles))
-
-
-def _emitted_by(caller: Caller, index: int, leaf: bytes) -> bool:
-    return domain.decode_leaf(domain.Stored(index, leaf)).event.actor == caller.principal

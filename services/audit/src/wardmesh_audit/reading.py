@@ -16,7 +16,9 @@ from wardmesh.contracts.audit import (
     DeletePosition,
     Entries,
     Filter,
+    Mine,
     Nodes,
+    OwnEntries,
     Position,
     Positions,
     Query,
@@ -30,10 +32,10 @@ from wardmesh.contracts.operation import Empty
 from wardmesh.server.context import Call
 from wardmesh.server.tenant import TenantContext
 from wardmesh_audit import proofs
-from wardmesh_audit.domain import decode_leaf
 from wardmesh_audit.errors import LogDamaged, NoSuchEntry
-from wardmesh_audit.ports import LogStore, ReadingStore, Scanned, Wakeups
+from wardmesh_audit.ports import LogStore, PeopleStore, ReadingStore, Scanned, Wakeups
 from wardmesh_audit.searching import SINCE_MARGIN
+from wardmesh_audit.subjects import Subjects
 
 QUERY_SECONDS: Final = 1.0
 """How long a query that has found nothing yet goes on looking before it says where it is: people watch it."""
@@ -47,8 +49,12 @@ _NO_FILTER: Final = Filter()
 class ReadingService:
     """The use cases of reading."""
 
-    def __init__(self, log: LogStore, store: ReadingStore, wakeups: Wakeups) -> None:
+    def __init__(
+        self, log: LogStore, store: ReadingStore, wakeups: Wakeups, subjects: Subjects, people: PeopleStore
+    ) -> None:
         self._log = log
+        self._people = people
+        self._subjects = subjects
         self._store = store
         self._wakeups = wakeups
         self._ending = False
@@ -61,15 +67,29 @@ class ReadingService:
         place = size if request.before is None else min(request.before, size)
         since = request.filter.since
         floor = 0 if since is None else await self._store.sealed_before(call.tenant, since - SINCE_MARGIN)
+        names = await self._subjects.names(call.caller.scope, request.filter)
         while place > floor:
             found = await self._store.scan(
-                call.tenant, request.filter, start=floor, end=place, limit=request.limit, newest_first=True
+                call.tenant,
+                request.filter,
+                start=floor,
+                end=place,
+                limit=request.limit,
+                newest_first=True,
+                names=names,
             )
             place = found.reached
             if found.entries or loop.time() > ends_at:
-                entries = tuple(map(decode_leaf, found.entries))
+                entries = await self._subjects.entries(call.caller.scope, found.entries)
                 return Entries(entries=entries, next_start=size, next_before=place if place > floor else None)
         return Entries(entries=(), next_start=size)
+
+    async def mine(self, call: Call, request: Mine) -> OwnEntries:
+        """Return a page of the caller's own entries, newest first."""
+        await self._subjects.known_as(call)
+        found = await self._people.own(call.tenant, before=request.before, limit=request.limit)
+        entries = await self._subjects.entries(call.caller.scope, found.entries)
+        return OwnEntries(entries=entries, next_before=found.reached or None)
 
     def end_tails(self) -> None:
         """Answer the tails that wait, each when it next looks (`MAX_SILENCE_SECONDS`), and let no new one wait."""
@@ -85,7 +105,7 @@ class ReadingService:
                 size = (await self._log.head(call.tenant)).size
                 if start is None:
                     start = await self._beginning(call.tenant, request, size)
-                answer = await self._look(call.tenant, request, start, size)
+                answer = await self._look(call, request, start, size)
                 if answer.entries:
                     return answer
                 start = answer.next_start
@@ -100,18 +120,20 @@ class ReadingService:
             return size
         return await self._store.received(tenant, request.start_time, end=size)
 
-    async def _look(self, tenant: TenantContext, request: Tail, start: int, size: int) -> Entries:
+    async def _look(self, call: Call, request: Tail, start: int, size: int) -> Entries:
         """Return what there is now from `start` on, and where to go on."""
         if start >= size:
             return Entries(entries=(), next_start=start)
         everything = request.filter == _NO_FILTER
         end = min(size, start + GAP_ENTRIES) if everything else size
+        scope = call.caller.scope
+        names = await self._subjects.names(scope, request.filter)  # each time: somebody may be erased, or come
         found = await self._store.scan(
-            tenant, request.filter, start=start, end=end, limit=request.limit, newest_first=False
+            call.tenant, request.filter, start=start, end=end, limit=request.limit, newest_first=False, names=names
         )
         if everything:
-            await self._check_gaps(tenant, found, start)
-        return Entries(entries=tuple(map(decode_leaf, found.entries)), next_start=found.reached)
+            await self._check_gaps(call.tenant, found, start)
+        return Entries(entries=await self._subjects.entries(scope, found.entries), next_start=found.reached)
 
     async def _check_gaps(self, tenant: TenantContext, found: Scanned, start: int) -> None:
         """Raise `LogDamaged` if something was passed over that is neither there nor pruned."""
@@ -127,9 +149,13 @@ class ReadingService:
         ends_at = loop.time() + min(QUERY_SECONDS, max(0.0, call.seconds_left() - ANSWER_SECONDS))
         end = min(request.end, (await self._log.head(call.tenant)).size)
         start = request.start
+        scope = call.caller.scope
+        names = await self._subjects.names(scope, request.filter)
+        # Before anything is opened: what is erased meanwhile makes the next answer say another number.
+        erasures = await self._people.count_erasures(call.tenant)
         while start < end:
             found = await self._store.scan(
-                call.tenant, request.filter, start=start, end=end, limit=request.limit, newest_first=False
+                call.tenant, request.filter, start=start, end=end, limit=request.limit, newest_first=False, names=names
             )
             start = found.reached
             if found.entries or loop.time() > ends_at:
@@ -137,8 +163,10 @@ class ReadingService:
                     indexes=tuple(stored.index for stored in found.entries),
                     leaves=tuple(stored.leaf for stored in found.entries),
                     next_start=start,
+                    openings=await self._subjects.openings(scope, found.entries),
+                    erasures=erasures,
                 )
-        return SelectedLeaves(indexes=(), leaves=(), next_start=max(start, end))
+        return SelectedLeaves(indexes=(), leaves=(), next_start=max(start, end), erasures=erasures)
 
     async def nodes(self, call: Call, request: ReadNodes) -> Nodes:
         """Return hashes of the tree that the log has, or once had."""
@@ -152,13 +180,16 @@ class ReadingService:
 
     async def save_position(self, call: Call, request: SavePosition) -> Position:
         """Save how far the caller has read."""
+        await self._subjects.known_as(call)
         return await self._store.save_position(call.tenant, request.name, request.next_start)
 
     async def list_positions(self, call: Call, _request: Empty) -> Positions:
         """Return the caller's positions."""
+        await self._subjects.known_as(call)
         return Positions(positions=tuple(await self._store.positions(call.tenant)))
 
     async def delete_position(self, call: Call, request: DeletePosition) -> Empty:
         """Forget one of the caller's positions."""
+        await self._subjects.known_as(call)
         await self._store.delete_position(call.tenant, request.name)
         return Empty()

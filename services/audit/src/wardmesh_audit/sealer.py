@@ -1,6 +1,6 @@
 """Sealing: from messages of stream AUDIT to entries of the log. The use case; `subscriber` brings the messages.
 
-    decode → one transaction a scope → publish what is sealed → acknowledge
+    decode → seal what identifies people by their keys → one transaction a scope → publish what is sealed → acknowledge
 
 What always holds:
 - A message is acknowledged only when its events are committed to the log, or when it is in stream DEAD as it came and
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -33,9 +34,10 @@ from wardmesh.server.database_errors import DatabaseDefect
 from wardmesh.server.messages import OutboundMessage
 from wardmesh.subjects import SealedSubject
 from wardmesh_audit import domain
-from wardmesh_audit.domain import Candidate, Envelope, News, Stored
+from wardmesh_audit.domain import Candidate, Envelope, News, Random, Stored
 from wardmesh_audit.errors import LogDamaged, MalformedEnvelope
 from wardmesh_audit.ports import Emitter, LogStore, Publisher, Sealed
+from wardmesh_audit.subjects import Subjects
 
 RETRY_SECONDS: Final = 1.0
 DAMAGED_RETRY_SECONDS: Final = 30.0
@@ -96,7 +98,17 @@ class _Sealable(NamedTuple):
 class Sealer:
     """Seals batches; any number may run, in any number of processes."""
 
-    def __init__(self, store: LogStore, publisher: Publisher, emitter: Emitter) -> None:
+    def __init__(
+        self,
+        store: LogStore,
+        publisher: Publisher,
+        emitter: Emitter,
+        subjects: Subjects,
+        *,
+        random: Random = os.urandom,
+    ) -> None:
+        self._random = random
+        self._subjects = subjects
         self._store = store
         self._publisher = publisher
         self._emitter = emitter
@@ -108,7 +120,9 @@ class Sealer:
         async with asyncio.TaskGroup() as tasks:
             for message in messages:
                 try:
-                    envelope = domain.decode_envelope(message.subject, message.data, message.received_at)
+                    envelope = domain.decode_envelope(
+                        message.subject, message.data, message.received_at, random=self._random
+                    )
                 except MalformedEnvelope as problem:
                     tasks.create_task(self._bury(message, problem))
                 else:
@@ -146,7 +160,7 @@ class Sealer:
                 await item.message.acknowledge()
 
     async def _append(self, scope: Scope, candidates: Sequence[Candidate]) -> Sealed:
-        sealed = await self._store.seal(scope, candidates)
+        sealed = await self._store.seal(scope, await self._subjects.protect(scope, candidates))
         _sealed.add(len(sealed.added))
         if sealed.known:
             _known.add(sealed.known)

@@ -23,12 +23,14 @@ from wardmesh_audit import domain
 from wardmesh_audit.errors import LogDamaged
 from wardmesh_audit.leaves import PRUNED, leaves_of
 from wardmesh_audit.ports import Emitter, LogStore
+from wardmesh_audit.subjects import Subjects
 
 
 class AuditService:
     """The use cases of writing, and of taking the log along."""
 
-    def __init__(self, store: LogStore, emitter: Emitter, clock: Callable[[], datetime]) -> None:
+    def __init__(self, store: LogStore, emitter: Emitter, clock: Callable[[], datetime], subjects: Subjects) -> None:
+        self._subjects = subjects
         self._store = store
         self._emitter = emitter
         self._clock = clock
@@ -62,7 +64,8 @@ class AuditService:
         hashes = await self._leaf_hashes(call.tenant, request.start, request.start + len(found.leaves), size)
         known = await self._known(call.tenant, request.start, found.leaves, hashes)
         found = found.first(request.start, known)
-        return Leaves(leaves=tuple(found.leaves), hashes=hashes[:known], kept=tuple(found.kept))
+        openings = await self._subjects.openings(call.caller.scope, found.committing(request.start))
+        return Leaves(leaves=tuple(found.leaves), hashes=hashes[:known], kept=tuple(found.kept), openings=openings)
 
     async def _known(self, tenant: TenantContext, start: int, leaves: Sequence[bytes], hashes: Sequence[bytes]) -> int:
         """Return how many of these leaves the log remembers as it should; raise `LogDamaged` if the first is not.

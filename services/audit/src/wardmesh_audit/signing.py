@@ -78,6 +78,10 @@ class LogSigner:
             note = SignedNote(note.text, (*note.signatures, line))
         return SignedHead(head.size, head.root, note.encode())
 
+    def sign_note(self, scope: Scope, text: str) -> bytes:
+        """Return another text than a checkpoint's as a note that the scope's log has signed (Ed25519)."""
+        return SignedNote(text, (Signer(self.origin(scope), self._key).sign(text),)).encode()
+
 
 def same_signers(one: bytes, other: bytes) -> bool:
     """Tell whether two notes say the same, signed by the same keys: an ML-DSA signature is another one each time."""

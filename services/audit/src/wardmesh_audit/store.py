@@ -56,20 +56,21 @@ _ADD_LEAVES: Final = """
       from unnest($3::text[], $4::bytea[], $5::date[]) with ordinality as added (event_id, leaf_hash, kept_to, place)
 """
 _LOCATE: Final = """
-    select l.index, l.leaf_hash, e.leaf
+    select l.index, l.leaf_hash, e.leaf, e.openings
       from audit.leaves l left join audit.entries e on e.scope_id = l.scope_id and e.index = l.index
      where l.scope_id = $1 and l.event_id = $2
 """
 # A list of lists is no array of PostgreSQL's, so each event's targets travel as the text of an array.
 _ADD_ENTRIES: Final = """
     insert into audit.entries (scope_id, index, received_at, leaf, source, occurred_at, category, action, outcome,
-                               actor, request_id, targets, acting_for, trace_id, kept_to)
+                               actor, request_id, targets, acting_for, trace_id, kept_to, openings)
     select $1, $2 + place - 1, received_at, leaf, source, occurred_at, category, action, outcome, actor, request_id,
-           targets::text[], acting_for, trace_id, kept_to
+           targets::text[], acting_for, trace_id, kept_to, openings
       from unnest($3::timestamptz[], $4::bytea[], $5::text[], $6::timestamptz[], $7::text[], $8::text[], $9::text[],
-                  $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::date[]) with ordinality
+                  $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::date[], $16::bytea[])
+           with ordinality
            as added (received_at, leaf, source, occurred_at, category, action, outcome, actor, request_id, targets,
-                     acting_for, trace_id, kept_to, place)
+                     acting_for, trace_id, kept_to, openings, place)
 """
 _ADD_TILES: Final = """
     insert into audit.tiles (scope_id, level, index, root, hashes)
@@ -189,7 +190,7 @@ class PostgresStore:
     async def locate(self, tenant: TenantContext, event_id: EventId) -> Located | None:
         async with self._database.transaction(tenant, read_only=True) as connection:
             row = await connection.fetchrow(_LOCATE, scope_of(tenant), event_id)
-        return None if row is None else Located(row["index"], row["leaf_hash"], row["leaf"])
+        return None if row is None else Located(row["index"], row["leaf_hash"], row["leaf"], row["openings"])
 
     async def signed(self, scope: Scope) -> SignedHead | None:
         async with self._database.transaction(the_log(scope), read_only=True) as connection:
@@ -237,6 +238,7 @@ class PostgresStore:
         hashes = [candidate.leaf_hash for candidate in candidates]
         growth = grow(head, hashes, await self._tiles(connection, scope, partial_tiles(head.size, len(hashes))))
         events = [candidate.event for candidate in candidates]
+        names = [candidate.stored_names() for candidate in candidates]
         ids = [event.id for event in events]
         await connection.execute(_ADD_LEAVES, scope, head.size, ids, hashes, kept)
         await connection.execute(
@@ -250,12 +252,13 @@ class PostgresStore:
             [event.category for event in events],
             [event.action for event in events],
             [event.outcome for event in events],
-            [event.actor for event in events],
+            [each.actor for each in names],
             [event.request_id for event in events],
-            [_array_text(event.targets) for event in events],
-            [event.acting_for for event in events],
+            [_array_text(each.targets) for each in names],
+            [each.acting_for for each in names],
             [event.trace_id for event in events],
             kept,
+            [candidate.openings for candidate in candidates],
         )
         if growth.filled:
             await self._add_tiles(connection, scope, growth.filled)
@@ -274,7 +277,7 @@ class PostgresStore:
 
     async def _leaves(self, connection: Connection, scope: Scope, start: int, end: int) -> list[Stored]:
         rows = await connection.fetch(_LEAVES, scope, start, end, MAX_PAGE_BYTES)
-        return [Stored(row["index"], row["leaf"]) for row in rows]
+        return [Stored(row["index"], row["leaf"], row["openings"]) for row in rows]
 
     async def _tiles(self, connection: Connection, scope: Scope, tiles: Sequence[Tile]) -> dict[Tile, bytes]:
         if not tiles:
@@ -285,8 +288,9 @@ class PostgresStore:
 
 
 _LEAVES: Final = """
-    select index, leaf from (
-        select index, leaf, sum(octet_length(leaf)) over (order by index) as bytes,
+    select index, leaf, openings from (
+        select index, leaf, openings,
+               sum(octet_length(leaf) + coalesce(octet_length(openings), 0)) over (order by index) as bytes,
                row_number() over (order by index) as place
           from audit.entries where scope_id = $1 and index >= $2 and index < $3) as counted
      where place = 1 or bytes <= $4 order by index

@@ -9,7 +9,7 @@ On failure: the errors of `wardmesh.server.database_errors`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -21,8 +21,8 @@ from wardmesh.server.tenant import TenantContext
 from wardmesh_audit.behalf import scope_of
 from wardmesh_audit.domain import Stored, decode_leaf, searchable
 from wardmesh_audit.errors import TooManyPositions
-from wardmesh_audit.ports import Scanned
-from wardmesh_audit.searching import SINCE_MARGIN, matches, plain_words
+from wardmesh_audit.ports import NO_NAMES, Scanned
+from wardmesh_audit.searching import SINCE_MARGIN, has_words, plain_words
 
 SCAN_ENTRIES: Final = 10_000
 """Entries that one look goes through: some tens of milliseconds, and megabytes that nobody keeps."""
@@ -32,7 +32,8 @@ CLOCKS_APART: Final = timedelta(minutes=1)
 # Each is unique to little, or more so than those behind it.
 _DRIVERS: Final = ("request_id", "trace_id", "agent", "actor", "action", "category")
 _COLUMNS: Final = (
-    "index, leaf, occurred_at, received_at, category, action, outcome, actor, acting_for, targets, request_id, trace_id"
+    "index, leaf, openings, occurred_at, received_at, category, action, outcome, actor, acting_for, targets, "
+    "request_id, trace_id"
 )
 _FIRST_OF: Final = """
     select coalesce(
@@ -63,16 +64,24 @@ class PostgresReading:
         self._database = database
 
     async def scan(
-        self, tenant: TenantContext, query: Filter, *, start: int, end: int, limit: int, newest_first: bool
+        self,
+        tenant: TenantContext,
+        query: Filter,
+        *,
+        start: int,
+        end: int,
+        limit: int,
+        newest_first: bool,
+        names: Mapping[str, str] = NO_NAMES,
     ) -> Scanned:
         if start >= end:
             return Scanned((), start if newest_first else end)
-        search = _search(query, newest_first=newest_first)
+        search = _search(query, names, newest_first=newest_first)
         ranged = (scope_of(tenant), start, end)
         async with self._database.transaction(tenant, read_only=True) as connection:
             rows = await connection.fetch(search.page(limit), *ranged, *search.values)
-            found = [Stored(row["index"], row["leaf"]) for row in rows]
-            if len(found) == limit or sum(len(each.leaf) for each in found) > MAX_PAGE_BYTES - MAX_ENTRY_BYTES:
+            found = [Stored(row["index"], row["leaf"], row["openings"]) for row in rows]
+            if len(found) == limit or sum(each.size for each in found) > MAX_PAGE_BYTES - 2 * MAX_ENTRY_BYTES:
                 # A page that is full, in number or in bytes, ends at its last entry.
                 last: int | None = found[-1].index
             elif end - start <= SCAN_ENTRIES:
@@ -80,7 +89,7 @@ class PostgresReading:
             else:
                 last = await connection.fetchval(search.last(), *ranged, *search.values[: search.candidate_values])
         if query.text is not None:
-            found = [each for each in found if matches(query, decode_leaf(each))]
+            found = [each for each in found if has_words(query.text, decode_leaf(each).event)]
         if last is None:
             return Scanned(found, start if newest_first else end)
         return Scanned(found, last if newest_first else last + 1)
@@ -135,10 +144,12 @@ class _Search:
 
     def page(self, limit: int) -> str:
         return f"""
-            select index, leaf from (
-                select index, leaf, sum(octet_length(leaf)) over (order by index {self.order}) as bytes,
+            select index, leaf, openings from (
+                select index, leaf, openings,
+                       sum(octet_length(leaf) + coalesce(octet_length(openings), 0))
+                           over (order by index {self.order}) as bytes,
                        row_number() over (order by index {self.order}) as place
-                  from (select index, leaf from ({self.candidates}) as candidates
+                  from (select index, leaf, openings from ({self.candidates}) as candidates
                          where true {self.conditions} order by index {self.order} limit {int(limit)}) as found
                 ) as counted
              where place = 1 or bytes <= {MAX_PAGE_BYTES} order by index {self.order}
@@ -152,36 +163,49 @@ class _Search:
         """  # noqa: S608 - constants
 
 
-def _search(query: Filter, *, newest_first: bool) -> _Search:
+def _search(query: Filter, names: Mapping[str, str], *, newest_first: bool) -> _Search:
     order = "desc" if newest_first else "asc"
     within = f"select {_COLUMNS} from audit.entries where scope_id = $1 and index >= $2 and index < $3"  # noqa: S608
     some = f"order by index {order} limit {SCAN_ENTRIES}"
     driver = next((name for name in _DRIVERS if getattr(query, name) is not None), None)
+    values: list[object] = [] if driver is None else [getattr(query, driver)]
+    # In this order two indexes are merged; with `or`, neither would be used.
     if driver == "agent":
-        # In this order two indexes are merged; with `or`, neither would be used.
-        acts, is_served = f"{within} and actor = $4 {some}", f"{within} and acting_for = $4 and actor <> $4 {some}"
-        candidates = f"select * from (({acts}) union all ({is_served})) as either {some}"  # noqa: S608
+        candidates = _either(f"{within} and actor = $4", f"{within} and acting_for = $4 and actor <> $4", some)
+    elif driver == "actor" and query.actor is not None and query.actor in names:
+        # What was sealed before there were pseudonyms has the id.
+        candidates = _either(f"{within} and actor = $4", f"{within} and actor = $5", some)
+        values.append(names[query.actor])
     else:
         candidates = f"{within} {some}" if driver is None else f"{within} and {driver} = $4 {some}"
-    values: list[object] = [] if driver is None else [getattr(query, driver)]
     chosen = len(values)
     conditions: list[str] = []
-    for name, condition, value in _conditions(query):
+    for name, condition, value in _conditions(query, names):
         if value is not None and name != driver:
             values.append(value)
             conditions.append(f"and {condition.format(f'${3 + len(values)}')}")
     return _Search(candidates, " ".join(conditions), values, chosen, order)
 
 
-def _conditions(query: Filter) -> Iterator[tuple[str, str, object]]:
+def _either(one: str, other: str, some: str) -> str:
+    return f"select * from (({one} {some}) union all ({other} {some})) as either {some}"  # noqa: S608 - constants
+
+
+def _conditions(query: Filter, names: Mapping[str, str]) -> Iterator[tuple[str, str, object]]:
     """Yield the fields that are given: each with its condition, and the value that goes into it."""
-    for name in ("request_id", "trace_id", "actor", "action", "category", "outcome"):
+    for name in ("request_id", "trace_id", "action", "category", "outcome"):
         yield name, f"{name} = {{}}", getattr(query, name)
+    yield "actor", "actor = any({}::text[])", None if query.actor is None else _both(query.actor, names)
     yield "agent", "{} in (actor, acting_for)", query.agent
-    yield "target", "targets @> array[{}::text]", None if query.target is None else searchable(query.target)
+    targets = None if query.target is None else [searchable(each) for each in _both(query.target, names)]
+    yield "target", "targets && {}::text[]", targets
     yield "since", "occurred_at >= {}", query.since
     yield "since", "received_at >= {}", None if query.since is None else query.since - SINCE_MARGIN
     yield "until", "occurred_at < {}", query.until
     for word in [] if query.text is None else plain_words(query.text):
         # Every byte is a character of Latin 1, and no plain word has any but ASCII: nothing is decoded, nothing fails.
         yield "text", """position({}::text in lower(convert_from(leaf, 'LATIN1') collate "C")) > 0""", word.lower()
+
+
+def _both(who: str, names: Mapping[str, str]) -> list[str]:
+    return [who, names[who]] if who in names else [who]

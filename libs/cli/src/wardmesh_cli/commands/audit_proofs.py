@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from wardmesh.audit_receipt import verify_growth, verify_receipt
+from wardmesh.contracts.audit import Opening
 from wardmesh.contracts.audit.receipts import RECEIPT_WAIT_SECONDS
 from wardmesh.contracts.fields import MAX_WAIT_SECONDS
 from wardmesh.crypto.checkpoint import Checkpoint
@@ -23,6 +25,7 @@ from wardmesh_cli.failures import CommandFailed, UsageFailed
 from wardmesh_cli.output import GOOD
 from wardmesh_cli.parameters import EventArgument
 
+_OPENINGS: Final = TypeAdapter(tuple[Opening, ...])
 KeyOption = Annotated[str, typer.Option("--key", help="The log's verifier key: what `audit checkpoint` shows.")]
 
 
@@ -38,6 +41,10 @@ async def receipt(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write it to this file (….tlog-proof).", dir_okay=False)
     ] = None,
+    openings: Annotated[
+        Path | None,
+        typer.Option("--openings", help="Write what identifies people in it to this file.", dir_okay=False),
+    ] = None,
     wait: Annotated[
         float, typer.Option("--wait", min=0, max=MAX_WAIT_SECONDS, help="Seconds to wait for it to be sealed.")
     ] = RECEIPT_WAIT_SECONDS,
@@ -46,6 +53,8 @@ async def receipt(
     given = await run.mesh.audit.receipt(event_id=event, wait_seconds=wait)
     if output is not None:
         _write(output, given.proof.encode())
+    if openings is not None:
+        _write(openings, _OPENINGS.dump_json(given.openings))
     if run.out.as_json:
         run.out.document(given)
         return
@@ -64,12 +73,18 @@ async def check_receipt(
         Path | None,
         typer.Option("--entry", help="The entry's bytes, else those in the receipt.", exists=True, dir_okay=False),
     ] = None,
+    openings: Annotated[
+        Path | None,
+        typer.Option("--openings", help="What identifies people in it.", exists=True, dir_okay=False),
+    ] = None,
 ) -> None:
     """Verify a receipt: offline, with no credential. Fails unless the log's key vouches for the entry."""
     verifier = _verifier(key)
     given = None if entry is None else read_bounded(entry, MAX_ENTRY_BYTES)
     try:
-        verified = verify_receipt(read_bounded(file, MAX_TLOG_PROOF_BYTES), verifier, entry=given)
+        verified = verify_receipt(
+            read_bounded(file, MAX_TLOG_PROOF_BYTES), verifier, entry=given, openings=_opened(openings)
+        )
     except CryptoError as error:
         raise CommandFailed(f"{file} proves nothing: {error}.", "Ask the log for the receipt anew.") from error
     signed = verified.checkpoint
@@ -81,12 +96,17 @@ async def check_receipt(
                 "size": signed.size,
                 "root": signed.root.hex(),
                 "entry": verified.entry.decode(errors="replace"),
+                "withheld": verified.withheld,
             }
         )
         return
     run.out.line(f"log        {signed.origin}")
     run.out.line(f"checkpoint {signed.size} entries, root {base64_encode(signed.root)}, signature good")
     run.out.line(f"entry      {verified.entry.decode(errors='replace')}")
+    for opening in _opened(openings):
+        run.out.line(f"opened     {opening.path} {opening.value}")
+    if verified.withheld:
+        run.out.line(f"withheld   {verified.withheld} fields that identify people")
     run.out.line(f"proven     it is entry {verified.index} of the log", GOOD)
 
 
@@ -129,6 +149,15 @@ async def growth(
         run.out.line(f"sound      {grown}; nothing before was changed", GOOD)
         if pinned is None:
             run.out.note(f"verifier key, as the mesh has it: {present.verifier_key}")
+
+
+def _opened(file: Path | None) -> tuple[Opening, ...]:
+    if file is None:
+        return ()
+    try:
+        return _OPENINGS.validate_json(read_bounded(file, MAX_TLOG_PROOF_BYTES))
+    except ValidationError:
+        raise UsageFailed(f"{file} has no openings.", "Name what `audit receipt --openings` wrote.") from None
 
 
 def _verifier(key: str) -> VerifierKey:

@@ -100,6 +100,11 @@ class Layout:
         return self.folder / "postgres"
 
     @property
+    def subject_keys(self) -> Path:
+        """The keys of people that the audit log names: no copy of the database has them."""
+        return self.folder / "subject-keys"
+
+    @property
     def logs(self) -> Path:
         return self.folder / "logs"
 
@@ -167,6 +172,7 @@ def service_environment(
     elif service == "audit":
         environment["WARDMESH_AUDIT_LOG_KEY_FILE"] = str(identities.log_signing_key_file)
         environment["WARDMESH_AUDIT_LOG_MLDSA_KEY_FILE"] = str(identities.log_mldsa_key_file)
+        environment["WARDMESH_AUDIT_SUBJECT_KEYS_DIR"] = str(layout.subject_keys)
     elif service == "webhooks":
         environment |= {"WARDMESH_WEBHOOKS_HTTP_HOST": LOOPBACK, "WARDMESH_WEBHOOKS_HTTP_PORT": str(ports.ingest)}
     return environment

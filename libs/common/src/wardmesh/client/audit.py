@@ -86,6 +86,9 @@ class Audit(Surface):
     delete_position = method(audit.DELETE_POSITION)
     tile = method(audit.TILE)
     bundle_part = method(audit.BUNDLE)
+    mine = method(audit.MINE)
+    erase = method(audit.ERASE)
+    erasures = method(audit.ERASURES)
 
     def __init__(self, timed: Timed, emitter: Emitter) -> None:
         super().__init__(timed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
@@ -89,6 +90,10 @@ class Call:
             self._details["origin_refused"] = True
         else:
             self._origin = origin
+
+    def known_as(self, name: Principal) -> None:
+        """Let transactions run in another name than the caller's, a pseudonym; audit events keep the caller's own."""
+        self._tenant = replace(self.tenant, principal_id=name)
 
     def identify(
         self,

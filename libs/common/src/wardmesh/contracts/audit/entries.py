@@ -23,6 +23,7 @@ from wardmesh.contracts.audit.events import (
     Target,
     TraceId,
 )
+from wardmesh.contracts.audit.personal import MAX_PERSONAL, Path
 from wardmesh.contracts.audit.rules import READ, reading
 from wardmesh.contracts.audit.typed import check_own_fields
 from wardmesh.contracts.fields import Limit, Time, Token, WaitSeconds
@@ -63,13 +64,18 @@ class Emitted(Message):
 
 
 class Entry(Message):
-    """An event in the log. `index` is its place; places have no gaps."""
+    """An event in the log. `index` is its place; places have no gaps.
+
+    `withheld` are the paths of what identified a person and cannot be shown, or not here: of somebody who was erased,
+    and in news. In the place of a user's id then stands that of nobody.
+    """
 
     index: int
     scope: ScopeField
     source: Token
     event: AuditEvent
     received_at: Time
+    withheld: Annotated[tuple[Path, ...], Field(max_length=MAX_PERSONAL)] = ()
 
 
 class Filter(Message):

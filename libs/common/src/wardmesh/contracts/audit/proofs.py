@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from wardmesh.contracts.audit.personal import EntryOpenings
 from wardmesh.contracts.audit.rules import MAX_LEAVES, READ, reading
 from wardmesh.contracts.operation import (
     ANY_SCOPE,
@@ -51,12 +52,14 @@ class Leaves(Message):
     """`leaves` begin at the index asked for and may be fewer than `limit`; there are none beyond the log's end.
 
     A leaf that was pruned is empty. `hashes` are what the tree holds for all of them, stored apart: where the hash of a
-    leaf is another, that leaf was changed. `kept` says to when those are kept that are not kept for ever.
+    leaf is another, that leaf was changed. `kept` says to when those are kept that are not kept for ever; `openings`
+    what identifies people in those that commit to it, as far as it can be opened.
     """
 
     leaves: tuple[bytes, ...]
     hashes: tuple[bytes, ...]
     kept: tuple[KeptRun, ...] = ()
+    openings: tuple[EntryOpenings, ...] = ()
 
 
 class Prove(Message):

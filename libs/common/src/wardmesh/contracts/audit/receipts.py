@@ -6,6 +6,7 @@ from typing import Final
 
 from pydantic import Field
 
+from wardmesh.contracts.audit.personal import Opening
 from wardmesh.contracts.audit.rules import READ, reading
 from wardmesh.contracts.fields import WaitSeconds
 from wardmesh.contracts.operation import (
@@ -40,6 +41,8 @@ class Receipt(Message):
     """Of the tree that the proof is about."""
     proof: str
     verifier_key: str
+    openings: tuple[Opening, ...] = ()
+    """What identifies people, where the entry commits to it, as far as it can be opened."""
 
 
 class ProveGrowth(Message):

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from wardmesh.contracts.audit.entries import Filter
+from wardmesh.contracts.audit.personal import EntryOpenings
 from wardmesh.contracts.audit.rules import READ, reading
 from wardmesh.contracts.fields import Limit
 from wardmesh.contracts.operation import ANY_SCOPE, AnyContract, Level, Message, Permission, operation
@@ -31,6 +32,10 @@ class SelectedLeaves(Message):
     indexes: tuple[int, ...]
     leaves: tuple[bytes, ...]
     next_start: int
+    openings: tuple[EntryOpenings, ...] = ()
+    """What identifies people in those that commit to it, as far as it can be opened."""
+    erasures: int = 0
+    """How many erasures there have been in this scope: another number means that earlier answers may say too much."""
 
 
 class ReadNodes(Message):

@@ -1,0 +1,70 @@
+"""`wardmesh audit mine | erase | erasures | verify-certificate`: what is asked for, and what is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conftest import Shell
+from fake_mesh import LOG_KEY, World
+
+from wardmesh.crypto.checkpoint import Checkpoint, sign_checkpoint
+from wardmesh.crypto.note import Signer
+from wardmesh.ids import UserId
+
+KEY = str(LOG_KEY.verifier)
+
+
+def test_ones_own_entries_page_by_page(wardmesh: Shell, world: World) -> None:
+    for _ in range(5):
+        world.log("secret.get")
+    rows = wardmesh("audit", "mine").out.splitlines()
+    assert [row.split()[0] for row in rows[1:]] == ["4", "3", "2", "1", "0"]
+    assert len(wardmesh("audit", "mine", "--limit", "2", "--json").json["entries"]) == 2
+
+
+def test_an_erasure_is_meant_and_its_certificate_verifies_without_the_mesh(
+    wardmesh: Shell, world: World, tmp_path: Path
+) -> None:
+    person, file = UserId.new(), tmp_path / "certificate"
+    refused = wardmesh("audit", "erase", person)
+    assert (refused.status, world.erasures) == (2, []), "nobody there to ask"
+    assert "--yes" in refused.err
+    ran = wardmesh("audit", "erase", person, "--yes", "--output", str(file))
+    assert (ran.status, ran.out) == (0, f"erased from 3 entries, certificate in {file}\n")
+    assert person not in file.read_text()
+    assert wardmesh("audit", "erase", person, "--yes", "--output", str(file)).status == 2, "nothing is written over"
+    assert len(world.erasures) == 1
+
+    connections = len(world.connections)
+    verified = wardmesh("audit", "verify-certificate", str(file), "--key", KEY)
+    assert (verified.status, len(world.connections)) == (0, connections)
+    assert "a person was erased" in verified.out
+    assert wardmesh("audit", "verify-certificate", str(file), "--key", KEY, "--json").json["entries"] == 3
+    assert wardmesh("audit", "erasures", "--json").json["erasures"][0]["certificate"] == file.read_text()
+    assert wardmesh("audit", "erasures").out.splitlines()[1].split()[-1] == "3"
+
+
+def test_what_certifies_nothing(wardmesh: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "certificate"
+    wardmesh("audit", "erase", UserId.new(), "--yes", "--output", str(file))
+    genuine = file.read_text()
+    other = Signer.from_seed("wardmesh/other", bytes(32))
+    forgeries = {
+        "more entries": genuine.replace("entries 3", "entries 4"),
+        "another day": genuine.replace("2026-11-22", "2026-11-23"),
+        "a checkpoint": sign_checkpoint(Checkpoint("wardmesh/test", 1, bytes(32)), LOG_KEY).decode(),
+        "nothing": "",
+    }
+    for what, forged in forgeries.items():
+        file.write_text(forged)
+        ran = wardmesh("audit", "verify-certificate", str(file), "--key", KEY)
+        assert (ran.status, "certifies nothing" in ran.err) == (1, True), what
+    file.write_text(genuine)
+    assert wardmesh("audit", "verify-certificate", str(file), "--key", str(other.verifier)).status == 1
+    assert wardmesh("audit", "verify-certificate", str(file), "--key", "nonsense").status == 2
+
+
+def test_who_is_not_there_is_said_so(wardmesh: Shell) -> None:
+    ran = wardmesh("audit", "erase", UserId.nil(), "--yes")
+    assert ran.status == 1
+    assert "nothing_to_erase" in ran.err

@@ -1,0 +1,87 @@
+"""Certificates of erasure: signed by the log's key, checked with no server and no credential.
+
+    wardmesh erasure certificate v1
+    log wardmesh/ws_01h455vb4pex5vsknk084sn02q
+    erasure evt_01h455vb4pex5vsknk084sn02q
+    erased 2026-11-26T08:00:00.000000Z
+    entries 42
+    size 1234
+    root 0eZJurmRDeOoRDe4URYN7u5/Zhcyv2q1gGzGku9nTo8=
+
+It says that the log of that origin destroyed, at that time, the only key by which it could say whom these entries are
+about; and what the log was before (`size`, `root`), which a consistency proof leads on from. It does not say who it is:
+whoever asked for the erasure knows. The log has an entry about the event that the erasure is called after.
+
+What always holds: it is no checkpoint, and no checkpoint is one: their second lines are of different forms. A text has
+one certificate, and a certificate one text.
+
+On failure: `MalformedEncoding`, `BadSignature`, `InvalidKey`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Self
+
+from wardmesh.crypto.checkpoint import MAX_SIZE
+from wardmesh.crypto.encoding import base64_decode, base64_encode, decimal_decode
+from wardmesh.crypto.errors import BadSignature, MalformedEncoding
+from wardmesh.crypto.merkle import HASH_BYTES
+from wardmesh.crypto.note import SignedNote, VerifierKey, open_note
+from wardmesh.ids import EventId, InvalidIdError
+
+HEAD: Final = "wardmesh erasure certificate v1"
+_FIELDS: Final = ("log", "erasure", "erased", "entries", "size", "root")
+
+
+@dataclass(frozen=True, slots=True)
+class ErasureCertificate:
+    """What a certificate says."""
+
+    origin: str
+    erasure_id: EventId
+    erased_at: datetime
+    entries: int
+    size: int
+    root: bytes
+
+    def text(self) -> str:
+        """Return the text that is signed."""
+        at = self.erased_at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        values = (self.origin, self.erasure_id, at, self.entries, self.size, base64_encode(self.root))
+        return "".join(
+            f"{line}\n" for line in (HEAD, *(f"{name} {value}" for name, value in zip(_FIELDS, values, strict=True)))
+        )
+
+    @classmethod
+    def parse_text(cls, text: str) -> Self:
+        """Return what a note's text certifies."""
+        head, *lines = text.removesuffix("\n").split("\n")
+        names = tuple(line.partition(" ")[0] for line in lines)
+        if head != HEAD or names != _FIELDS:
+            raise MalformedEncoding("not a certificate of erasure")
+        origin, erasure_id, at, entries, size, root = (line.partition(" ")[2] for line in lines)
+        try:
+            found = cls(
+                origin,
+                EventId.parse(erasure_id),
+                datetime.fromisoformat(at),
+                decimal_decode(entries, maximum=MAX_SIZE),
+                decimal_decode(size, maximum=MAX_SIZE),
+                base64_decode(root),
+            )
+        except (InvalidIdError, ValueError) as error:
+            raise MalformedEncoding("a certificate's id or time is none") from error
+        if len(found.root) != HASH_BYTES or found.erased_at.tzinfo is None or found.text() != text:
+            raise MalformedEncoding("a certificate has one spelling")
+        return found
+
+
+def open_certificate(data: bytes, verifier_key: str | VerifierKey) -> ErasureCertificate:
+    """Return what a certificate says only if the log's key signed it, and it is that log's."""
+    key = VerifierKey.parse(verifier_key) if isinstance(verifier_key, str) else verifier_key
+    certificate = ErasureCertificate.parse_text(open_note(SignedNote.parse(data), [key]))
+    if certificate.origin != key.name:
+        raise BadSignature("the certificate is another log's")
+    return certificate

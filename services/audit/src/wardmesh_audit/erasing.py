@@ -1,0 +1,91 @@
+"""Erasing a person from a scope's log, and showing persons what is theirs.
+
+    hold? → note the erasure → destroy the key → row, entry and audit event, in one transaction → forget the note
+
+What always holds:
+- Nothing is erased under a legal hold, also one that is placed at this moment: who erases and who holds wait for each
+  other.
+- The note is beside the keys before the key is destroyed, and stays until the database knows. So after a crash between
+  any two steps, the same call goes on with the same erasure, and nothing is left that names the person but what the
+  call itself brings.
+- The log, the row and the certificate name an erasure and nobody.
+- Somebody who is still there is recorded as before, under a new key.
+
+On failure: `UnderHold`, `NothingToErase`; `SigningRefused` before anything is destroyed, where a certificate could not
+be signed; else whatever keeps the call from going on, and the call may be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from wardmesh.audit_erasure import ErasureCertificate
+from wardmesh.contracts.audit import ERASED, AuditEvent, Erase, Erased, Erasure, Erasures, ListErasures, Outcome
+from wardmesh.contracts.operation import Category
+from wardmesh.errors import NothingToErase
+from wardmesh.ids import EventId, ServiceId
+from wardmesh.server.context import Call
+from wardmesh_audit.ports import PendingErasure, PeopleStore, SubjectKeys
+from wardmesh_audit.proving import Prover
+from wardmesh_audit.signing import LogSigner
+
+
+class ErasingService:
+    """The use cases of erasing."""
+
+    def __init__(
+        self, store: PeopleStore, keys: SubjectKeys, prover: Prover, signer: LogSigner, clock: Callable[[], datetime]
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._prover = prover
+        self._signer = signer
+        self._clock = clock
+
+    async def erase(self, call: Call, request: Erase) -> Erased:
+        """Destroy what lets the scope's log say who somebody is."""
+        scope, subject = call.caller.scope, request.subject
+        # Before anything: what is destroyed without a certificate, nobody could show to have been.
+        head = await self._prover.signed_head(scope)
+        async with self._store.erasing(call) as rows:
+            key = (await self._keys.find(scope, [subject])).get(subject)
+            begun = await self._keys.begun(scope, subject)
+            erasure = None if begun is None else await rows.find(begun.erasure_id)
+            if erasure is None or key is not None:
+                if erasure is not None or begun is None:
+                    if key is None:
+                        raise NothingToErase
+                    # Also where one was ended but for its note: this one is about what came since.
+                    begun = PendingErasure(EventId.new(), await self._store.acts(scope, key.pseudonym))
+                await self._keys.begin(scope, subject, begun)
+                await self._keys.destroy(scope, subject)
+                certificate = ErasureCertificate(
+                    self._signer.origin(scope), begun.erasure_id, self._clock(), begun.entries, head.size, head.root
+                )
+                erasure = Erasure(
+                    erasure_id=certificate.erasure_id,
+                    erased_at=certificate.erased_at,
+                    entries=certificate.entries,
+                    certificate=self._signer.sign_note(scope, certificate.text()).decode(),
+                )
+                await rows.add(erasure, _told(erasure))
+        await self._keys.end(scope, subject)
+        return Erased(**dict(erasure), verifier_key=self._signer.verifier_key(scope))
+
+    async def erasures(self, call: Call, request: ListErasures) -> Erasures:
+        """Return the scope's erasures."""
+        return Erasures(erasures=tuple(await self._store.erasures(call.tenant, request.limit)))
+
+
+def _told(erasure: Erasure) -> AuditEvent:
+    """Return what the log says of an erasure."""
+    return AuditEvent(
+        id=erasure.erasure_id,
+        occurred_at=erasure.erased_at,
+        category=Category.ADMINISTRATION,
+        action=ERASED,
+        outcome=Outcome.SUCCESS,
+        actor=ServiceId.nil(),
+        details={"entries": erasure.entries},
+    )
