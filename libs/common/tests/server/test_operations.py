@@ -58,13 +58,13 @@ class FakeRecorder:
         self.events: list[tuple[Scope, AuditEvent]] = []
         self.failure: Exception | None = None
 
-    async def emit(self, scope: Scope, events: list[AuditEvent], *, trace_parent: str | None = None) -> None:
+    async def emit(self, scope: Scope, records: list[bytes], *, trace_parent: str | None = None) -> None:
         if self.failure is not None:
             raise self.failure
-        self.events.extend((scope, event) for event in events)
+        self.events.extend((scope, AuditEvent.model_validate_json(record)) for record in records)
 
-    async def enqueue(self, scope: Scope, event: AuditEvent, *, trace_parent: str | None = None) -> None:
-        await self.emit(scope, [event])
+    async def enqueue(self, scope: Scope, record: bytes, *, trace_parent: str | None = None) -> None:
+        await self.emit(scope, [record])
 
 
 class Mesh:

@@ -26,7 +26,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from wardmesh.contracts.audit import AuditEvent, Outcome
+from wardmesh.contracts.audit import Outcome
 from wardmesh.contracts.operation import (
     ANY_SCOPE,
     AnyContract,
@@ -83,12 +83,12 @@ _log = logging.getLogger(__name__)
 
 
 class Recorder(Protocol):
-    """Where audit events go that are not written in a transaction."""
+    """Where audit events go that are not written in a transaction, each as it stands in an envelope."""
 
-    async def emit(self, scope: Scope, events: list[AuditEvent], *, trace_parent: str | None = None) -> None:
+    async def emit(self, scope: Scope, records: list[bytes], *, trace_parent: str | None = None) -> None:
         """MUST NOT return before the events are durable."""
 
-    async def enqueue(self, scope: Scope, event: AuditEvent, *, trace_parent: str | None = None) -> None:
+    async def enqueue(self, scope: Scope, record: bytes, *, trace_parent: str | None = None) -> None:
         """Take the event, waiting for room; it becomes durable soon."""
 
 
@@ -287,21 +287,21 @@ class Operations:
         durability = call.contract.audit.durability
         if durability is Durability.REFUSALS_ONLY or call.recorded:
             return
-        event = call.audit_event(Outcome.SUCCESS, None)
+        record = call.audit_record(Outcome.SUCCESS, None)
         if durability is Durability.QUEUED:
-            await self._recorder.enqueue(call.audit_scope, event, trace_parent=call.trace_parent())
+            await self._recorder.enqueue(call.audit_scope, record, trace_parent=call.trace_parent())
         else:
-            await self._recorder.emit(call.audit_scope, [event], trace_parent=call.trace_parent())
+            await self._recorder.emit(call.audit_scope, [record], trace_parent=call.trace_parent())
 
     async def _record_failure(self, call: Call, error: WardmeshError) -> None:
         """Record what was refused or failed. If that fails too, the caller is answered all the same."""
         if isinstance(error, AuditUnavailable):
             return  # there is nowhere to write it
         refused = isinstance(error, AuthenticationError | RefusedError | RequestError | RateLimited)
-        event = call.audit_event(Outcome.REFUSED if refused else Outcome.FAILED, error.code)
+        record = call.audit_record(Outcome.REFUSED if refused else Outcome.FAILED, error.code)
         try:
             async with asyncio.timeout(REFUSED_RECORD_SECONDS):
-                await self._recorder.emit(call.audit_scope, [event], trace_parent=call.trace_parent())
+                await self._recorder.emit(call.audit_scope, [record], trace_parent=call.trace_parent())
         except (AuditUnavailable, TimeoutError):
             _log.error("a refusal could not be recorded: %s %s", call.contract.key, error.code)
         _log.info("not carried out", extra={"code": error.code})

@@ -91,7 +91,9 @@ class AuditPublisher:
         await asyncio.gather(*self._flushers)
         self._flushers = []
 
-    async def emit(self, scope: Scope, events: Iterable[AuditEvent], *, trace_parent: str | None = None) -> None:
+    async def emit(
+        self, scope: Scope, events: Iterable[AuditEvent | bytes], *, trace_parent: str | None = None
+    ) -> None:
         """Return when `events` are durable in the stream; raise `AuditUnavailable` if they may not be."""
         loop = asyncio.get_running_loop()
         last: _Batch | None = None
@@ -109,13 +111,13 @@ class AuditPublisher:
         else:
             await asyncio.gather(*confirmed)
 
-    async def enqueue(self, scope: Scope, event: AuditEvent, *, trace_parent: str | None = None) -> None:
+    async def enqueue(self, scope: Scope, event: AuditEvent | bytes, *, trace_parent: str | None = None) -> None:
         """Return when `event` has a place in the queue. If it is lost after that, the log of the process says so."""
         await self._accept(scope, event, trace_parent)
         if self._linger is None:
             self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._some.set)
 
-    async def _accept(self, scope: Scope, event: AuditEvent, trace_parent: str | None) -> _Batch:
+    async def _accept(self, scope: Scope, event: AuditEvent | bytes, trace_parent: str | None) -> _Batch:
         while True:
             if self._stopping or not self._flushers:
                 raise AuditUnavailable
@@ -123,7 +125,7 @@ class AuditPublisher:
                 break
             await self._wait_for_room()
         self._waiting_events += 1
-        encoded = encode(event)
+        encoded = event if isinstance(event, bytes) else encode(event)
         batch = self._open.get(scope)
         if batch is None or len(batch.events) >= MAX_ENVELOPE_EVENTS or batch.size + len(encoded) > MAX_ENVELOPE_BYTES:
             if batch is not None:

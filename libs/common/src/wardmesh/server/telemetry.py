@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 from opentelemetry import metrics, propagate, trace
@@ -33,8 +33,7 @@ _duration = _meter.create_histogram("wardmesh.call.duration", unit="s", descript
 _NANOSECONDS: Final = 1e9
 
 
-@dataclass(frozen=True, slots=True)
-class RequestContext:
+class RequestContext(NamedTuple):
     """What every log line of a request says."""
 
     request_id: RequestId
