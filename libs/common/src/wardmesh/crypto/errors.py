@@ -5,6 +5,7 @@
     ├── MalformedEncoding   text or bytes do not parse, or are not in their one canonical form
     ├── Undecryptable       ciphertext, key and context do not belong together
     ├── BadSignature        no signature, or a wrong one, by the key that was trusted
+    ├── NotWitnessed        too few of the trusted witnesses have cosigned (fields say who is missing)
     ├── BadProof            an inclusion or consistency proof does not prove what it should
     └── InconsistentLog     a log's entries or tiles are not what its checkpoint signed (fields say where)
 
@@ -41,6 +42,19 @@ class Undecryptable(CryptoError):
 
 class BadSignature(CryptoError):
     """There is no signature by the trusted key, or a wrong one."""
+
+
+class NotWitnessed(CryptoError):
+    """Too few of the witnesses that the verifier trusts have cosigned; their names are the verifier's own."""
+
+    def __init__(self, cosigned: tuple[str, ...], missing: tuple[str, ...]) -> None:
+        self.cosigned = cosigned
+        self.missing = missing
+        whole = len(cosigned) + len(missing)
+        super().__init__(
+            f"{len(cosigned)} of {whole} trusted witnesses have cosigned the checkpoint, too few; "
+            f"missing: {', '.join(missing)}"
+        )
 
 
 class BadProof(CryptoError):

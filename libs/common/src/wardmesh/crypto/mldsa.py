@@ -4,8 +4,9 @@ What always holds: `check_signed` returns only if the key's line is on the note 
 signer's own name. The line is C2SP's cosignature of type 0x06, so it signs origin, size and root and no extension
 lines; our checkpoints have none, and the Ed25519 signature covers the whole text.
 
-The time is zero, which C2SP has for signers that make no statement on which tree was the largest they have seen: a log
-says that with its Ed25519 signature, and needs no clock for this one.
+A log's time is zero, which C2SP has for signers that make no statement on which tree was the largest they have seen: a
+log says that with its Ed25519 signature, and needs no clock for this one. A witness's is when it signed
+(`cosignature`).
 
 On failure: `InvalidKey`, `BadSignature`, `MalformedEncoding`.
 
@@ -93,9 +94,12 @@ class MldsaSigner:
         self._private = private
         self.verifier: Final = MldsaKey(name, private.public_key().public_bytes_raw())
 
-    def sign(self, checkpoint: Checkpoint) -> Signature:
-        """Return this key's signature line on a checkpoint. It is another one each time: ML-DSA signs with chance."""
-        timestamp = bytes(_TIMESTAMP_BYTES)
+    def sign(self, checkpoint: Checkpoint, time: int = 0) -> Signature:
+        """Return this key's signature line on a checkpoint. It is another one each time: ML-DSA signs with chance.
+
+        `time` is in seconds since 1970; 0 says nothing about it.
+        """
+        timestamp = time.to_bytes(_TIMESTAMP_BYTES, "big")
         signed = self._private.sign(_message(self.verifier.name, timestamp, checkpoint))
         return Signature(self.verifier.name, self.verifier.key_id, timestamp + signed)
 
