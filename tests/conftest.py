@@ -8,16 +8,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.mesh.witness import WitnessMesh
 from tests.mesh.world import Tenant, sign_up
 
 from wardmesh_cli.embedded.mesh import EmbeddedMesh
 
 
 @pytest.fixture(scope="session")
-async def running_mesh() -> AsyncIterator[EmbeddedMesh]:
-    """NATS, PostgreSQL and the five services, as processes."""
+async def running_mesh() -> AsyncIterator[WitnessMesh]:
+    """NATS, PostgreSQL and the five services, as processes; the witness of others' logs too."""
     folder = Path(tempfile.mkdtemp(prefix="wardmesh-mesh-"))
-    async with EmbeddedMesh(data_dir=folder / "data", log_level="debug") as mesh:
+    async with WitnessMesh(folder, log_level="debug") as mesh:
         yield mesh
     shutil.rmtree(folder)
 

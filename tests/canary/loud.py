@@ -17,6 +17,8 @@ from typing import Any, Final
 
 import asyncpg
 import nats
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from nats.aio.msg import Msg
 
 from wardmesh.server.broker import ACCOUNT
@@ -54,14 +56,34 @@ class LoudMesh(EmbeddedMesh):
 
     def environment(self, service: str, *, health_port: int = 0) -> dict[str, str]:
         self.temporary.mkdir(exist_ok=True)
-        return super().environment(service, health_port=health_port) | {
-            "WARDMESH_OTLP_ENDPOINT": self._collector,
-            "TMPDIR": str(self.temporary),
-            # Thousands of requests come from one address here.
-            "WARDMESH_AUTH_LOGINS_PER_SECOND": "10000",
-            "WARDMESH_AUTH_LOGINS_BURST": "100000",
-            "WARDMESH_CALLS_PER_SECOND": "100000",
-            "WARDMESH_CALLS_BURST": "100000",
+        return (
+            super().environment(service, health_port=health_port)
+            | {
+                "WARDMESH_OTLP_ENDPOINT": self._collector,
+                "TMPDIR": str(self.temporary),
+                # Thousands of requests come from one address here.
+                "WARDMESH_AUTH_LOGINS_PER_SECOND": "10000",
+                "WARDMESH_AUTH_LOGINS_BURST": "100000",
+                "WARDMESH_CALLS_PER_SECOND": "100000",
+                "WARDMESH_CALLS_BURST": "100000",
+            }
+            | (self._as_witness() if service == "audit" else {})
+        )
+
+    @property
+    def witnessed_logs(self) -> Path:
+        """The list of logs that this mesh cosigns as their witness."""
+        return self.data_dir / "witnessed"
+
+    def _as_witness(self) -> dict[str, str]:
+        key_file = self.layout.identities.folder / "witness.pem"
+        if not key_file.exists():
+            key = Ed25519PrivateKey.generate()
+            write_private(key_file, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+            self.witnessed_logs.write_text("logs/v0\n")
+        return {
+            "WARDMESH_AUDIT_WITNESS_KEY_FILE": str(key_file),
+            "WARDMESH_AUDIT_WITNESSED_LOGS_FILE": str(self.witnessed_logs),
         }
 
     @asynccontextmanager

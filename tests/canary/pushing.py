@@ -69,6 +69,7 @@ class Pushing:
         await self.paths()
         await self.broken_http()
         await self.webhooks()
+        await self.witness()
         await self.subjects()
         await self.connects()
         await self.client_library()
@@ -233,6 +234,22 @@ class Pushing:
                 answer = await self.doors.ingest.send("POST", f"{path}/{source}", sent, body)
                 assert answer.status_code >= 400
                 self._count("unsigned webhooks", "HTTP")
+
+    async def witness(self) -> None:
+        """Ask the witness, in its own form, with a secret in each place: nobody signed it, so nothing is kept."""
+        core = self.pouch.core(_MALFORMED, "a request to the witness")
+        line = f"\u2014 {core} {base64.b64encode(core.encode()[:40].ljust(40)).decode()}\n"
+        root = base64.b64encode(core.encode()[:32].ljust(32)).decode()
+        for body in (
+            f"old {core}\n\n{core}\n1\n{root}\n\n{line}",
+            f"old 0\n{root}\n\n{core}\n1\n{root}\n\n{line}",
+            f"old 0\n\n{core}\n{core}\n{root}\n\n{line}",
+            f"old 0\n\n{core}\n1\n{root}\n{core}\n\n{line}",
+            core,
+        ):
+            answer = await self.doors.gateway.send("POST", "/v1/witness/add-checkpoint", {}, body.encode())
+            assert 400 <= answer.status_code < 500
+            self._count("requests to the witness", "HTTP")
 
     async def subjects(self) -> None:
         """Publish and subscribe where a client may not, and where nobody answers."""

@@ -18,6 +18,7 @@ from typing import Any, Final
 import httpx2
 import pytest
 import stripe
+from tests.canary.loud import LoudMesh
 from tests.canary.pouch import Pouch, standard_secret
 from tests.mesh.world import Tenant
 
@@ -30,7 +31,9 @@ from wardmesh.contracts.auth import Session
 from wardmesh.contracts.operation import AnyContract, Category
 from wardmesh.contracts.webhooks import NewEvent, Scheme
 from wardmesh.crypto import vault
+from wardmesh.crypto.note import SignedNote
 from wardmesh.crypto.sealing import HolderKey
+from wardmesh.crypto.tlog_witness import AddCheckpoint
 from wardmesh.ids import RequestId, Scope, UserId, WorkspaceId
 
 GITHUB_CONTENT: Final = "application/json"
@@ -134,6 +137,7 @@ async def walk(them: People, pouch: Pouch) -> None:
     await _auth(them, pouch)
     await asyncio.gather(_secrets(them.home, pouch), _bridge(them), _webhooks(them, pouch))
     await _audit(them.home, pouch)
+    await _witness(them)
 
 
 async def _auth(them: People, pouch: Pouch) -> None:
@@ -217,6 +221,16 @@ async def _deliver(them: People) -> None:
             path = f"/hooks/{them.tenant.workspace}/{scheme.value}"
             answer = await http.post(path, content=body, headers={**signed, "content-type": GITHUB_CONTENT})
             assert answer.status_code == 202, answer.text
+
+
+async def _witness(them: People) -> None:
+    """Have the mesh cosign a log of its own, as if it were another's."""
+    assert isinstance(them.tenant.mesh, LoudMesh)
+    signed = await them.home.audit.checkpoint()
+    them.tenant.mesh.witnessed_logs.write_text(f"logs/v0\nvkey {signed.verifier_key}\n")
+    request = AddCheckpoint(0, (), SignedNote.parse(signed.note.encode())).encode()
+    assert (await them.organization.audit.add_checkpoint(request=request)).lines
+    assert (await them.home.audit.witnesses()).own_keys
 
 
 async def _audit(home: Mesh, pouch: Pouch) -> None:

@@ -18,8 +18,9 @@ from wardmesh.contracts import audit, auth, bridge, secrets, webhooks
 from wardmesh.contracts.operation import Category
 from wardmesh.crypto.apikey import SECRET_BYTES, ApiKey
 from wardmesh.crypto.checkpoint import Checkpoint, sign_checkpoint
+from wardmesh.crypto.cosignature import Cosigner, with_lines
 from wardmesh.crypto.merkle import leaf_hash, root_of
-from wardmesh.crypto.note import Signer, sign_note
+from wardmesh.crypto.note import SignedNote, Signer, sign_note
 from wardmesh.crypto.tlog import consistency_proof, inclusion_proof
 from wardmesh.crypto.tlog_proof import TlogProof
 from wardmesh.errors import NotFound, NothingToErase, NotSealed, WardmeshError
@@ -82,6 +83,9 @@ class World:
     searched: list[audit.Filter] = field(default_factory=list)
     expiries: list[WardmeshError] = field(default_factory=list)
     """Each ends one tail."""
+    cosigners: list[Cosigner] = field(default_factory=list)
+    """Who cosigns every checkpoint."""
+    witnesses: audit.Witnesses = field(default_factory=audit.Witnesses)
 
     @asynccontextmanager
     async def connect(self, url: str, api_key: str | None = None, **options: Any) -> AsyncIterator[wardmesh.Mesh]:
@@ -369,7 +373,9 @@ class FakeAudit:
         del self._world.positions[name]
 
     async def checkpoint(self) -> audit.Checkpoint:
-        note = sign_checkpoint(Checkpoint("wardmesh/test", len(self._leaves()), root_of(self._hashes())), LOG_KEY)
+        signed = Checkpoint("wardmesh/test", len(self._leaves()), root_of(self._hashes()))
+        lines = [cosigner.sign(signed, 1_765_558_886) for cosigner in self._world.cosigners]
+        note = with_lines(SignedNote.parse(sign_checkpoint(signed, LOG_KEY)), lines).encode()
         return audit.Checkpoint(note=note.decode(), verifier_key=str(LOG_KEY.verifier), size=len(self._leaves()))
 
     async def receipt(self, *, event_id: EventId, wait_seconds: float) -> audit.Receipt:
@@ -405,6 +411,9 @@ class FakeAudit:
 
     async def erasures(self, *, limit: int) -> audit.Erasures:
         return audit.Erasures(erasures=tuple(self._world.erasures[:limit]))
+
+    async def witnesses(self) -> audit.Witnesses:
+        return self._world.witnesses
 
     async def retention(self) -> audit.Retention:
         return audit.Retention(

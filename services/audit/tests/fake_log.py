@@ -336,22 +336,22 @@ class FakeMemory(Failing):
     """The port `SignedMemory` in memory."""
 
     def __init__(self) -> None:
-        self.values: dict[Scope, tuple[SignedHead, int]] = {}
+        self.values: dict[str, tuple[SignedHead, int]] = {}
         self.overtaken_by: SignedHead | None = None
         """Somebody who signs between our looking and our remembering, once."""
 
-    async def last(self, scope: Scope) -> tuple[SignedHead | None, int]:
+    async def last(self, log: str) -> tuple[SignedHead | None, int]:
         self._fail()
-        return self.values.get(scope, (None, 0))
+        return self.values.get(log, (None, 0))
 
-    async def remember(self, scope: Scope, signed: SignedHead, revision: int) -> None:
+    async def remember(self, log: str, signed: SignedHead, revision: int) -> None:
         self._fail()
         if self.overtaken_by is not None:
             overtaking, self.overtaken_by = self.overtaken_by, None
-            self.values[scope] = (overtaking, revision + 1)
-        if self.values.get(scope, (None, 0))[1] != revision:
+            self.values[log] = (overtaking, revision + 1)
+        if self.values.get(log, (None, 0))[1] != revision:
             raise SignedMeanwhile
-        self.values[scope] = (signed, revision + 1)
+        self.values[log] = (signed, revision + 1)
 
 
 class FakeEmitter(Failing):

@@ -11,7 +11,7 @@ from fake_log import NOW, FakeEmitter
 from wardmesh.errors import AuditUnavailable
 from wardmesh.ids import OrgId, WorkspaceId
 from wardmesh_audit import alarm as rules
-from wardmesh_audit.alarm import ACTION, ForkAlarm
+from wardmesh_audit.alarm import ACTION, DISPUTED, ForkAlarm
 
 SCOPE = WorkspaceId.new()
 
@@ -68,3 +68,29 @@ async def test_what_it_remembers_is_bounded(
     for _ in range(5):
         await alarm.refused(WorkspaceId.new())
     assert len(emitter.emitted) == 2
+
+
+async def test_a_witness_that_contradicts_raises_it_and_takes_it_back(
+    alarm: ForkAlarm, emitter: FakeEmitter, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        await alarm.disputed(SCOPE, "w1")
+    await alarm.disputed(SCOPE, "w2")
+    alarm.signed(SCOPE)  # which says nothing of what witnesses know
+    assert [record.levelno for record in caplog.records] == [logging.CRITICAL] * 2
+    assert [(scope, event.action, event.targets) for scope, event in emitter.emitted] == [
+        (OrgId.nil(), DISPUTED, (SCOPE, name)) for name in ("w1", "w2")
+    ]
+    assert alarm.degraded() == "of 1 logs a witness knows more, or another tree, than was ever signed"
+    await alarm.refused(SCOPE)
+    assert str(alarm.degraded()).count("; ") == 1
+    alarm.signed(SCOPE)
+    alarm.agreed(SCOPE, "w1")
+    assert alarm.degraded() is not None
+    alarm.agreed(SCOPE, "w2")
+    assert alarm.degraded() is None
+    emitter.failure = AuditUnavailable()
+    await alarm.disputed(SCOPE, "w1")
+    emitted = len(emitter.emitted)
+    await alarm.disputed(SCOPE, "w1")
+    assert len(emitter.emitted) == emitted + 1

@@ -74,6 +74,7 @@ async def test_a_superuser_has_to_go_out_of_their_way(
 CHANGING = {
     "logs": "heads move forward; a trigger holds that",
     "positions": "a reader's own, who may set them anywhere",
+    "witnessed": "what we cosigned of other logs moves forward; a trigger holds that (test_witness_store)",
     "outbox": "the relay deletes what the broker has",
     "schema_migrations": "the ledger of migrations",
 }

@@ -38,6 +38,8 @@ NO_LOG_CONTENT: Final = {
     "retention": "for how long what is sealed next is kept; setting it leaves an entry",
     "holds": "what stops pruning; placing one leaves an entry",
     "lifted_holds": "what lets pruning go on; lifting leaves an entry",
+    "cosignatures": "witnesses' lines; each is verified by its key before it is given out, and by whoever reads it",
+    "witnessed": "how far other people's logs were cosigned",
     "prunings": "what was announced; the announcement itself is an entry (test_pruned_logs)",
 }
 """Tables that may be changed without the log being another one."""

@@ -12,6 +12,7 @@ from wardmesh_cli.commands import (
     audit_proofs,
     audit_retention,
     audit_verify,
+    audit_witnesses,
     bridge,
     demo,
     doctor,
@@ -59,5 +60,6 @@ def build() -> typer.Typer:
     audit_verify.register(audit.app)
     audit_retention.register(audit.app)
     audit_people.register(audit.app)
+    audit_witnesses.register(audit.app)
     app.add_typer(audit.app, name="audit")
     return app

@@ -21,12 +21,14 @@ from wardmesh.audit_openings import NotOpened, check_openings
 from wardmesh.audit_rows import FORMATS, Format
 from wardmesh.audit_selection import MANIFEST, PROOF, VERSION
 from wardmesh.audit_verify import CHECKPOINT, MAX_KEY_BYTES, VERIFIER_KEY, Damage, Report
+from wardmesh.audit_witnesses import check_witnesses, witness_lines
 from wardmesh.crypto.checkpoint import open_checkpoint
 from wardmesh.crypto.encoding import base64_encode
 from wardmesh.crypto.errors import CryptoError
 from wardmesh.crypto.merkle import HASH_BYTES, leaf_hash
 from wardmesh.crypto.note import MAX_NOTE_BYTES, VerifierKey
 from wardmesh.crypto.selection import SelectedTree
+from wardmesh.crypto.tlog_policy import Policy
 
 MAX_MANIFEST_BYTES: Final = 64 * 1024
 MAX_ROW_BYTES: Final = 1024 * 1024
@@ -47,6 +49,8 @@ class SelectionReport(Report):
             yield f"log        {self.origin}"
             yield f"checkpoint {self.size} entries, root {base64_encode(self.root)}, signature good"
             yield f"key        {self.verifier_key}"
+            if self.witnessed is not None:
+                yield from witness_lines(self.witnessed)
             if not self.key_is_pinned:
                 yield "           this key came with the export: compare it with one that you have from elsewhere"
         if self.is_sound:
@@ -70,12 +74,15 @@ class _Damaged(Exception):
         self.damage = Damage(what, path, entry)
 
 
-def verify_selection(folder: Path, verifier_key: str | None = None) -> SelectionReport:
-    """Check the selection in `folder` against the log's `verifier_key`; without one, against the one beside it."""
+def verify_selection(folder: Path, verifier_key: str | None = None, *, policy: Policy | None = None) -> SelectionReport:
+    """Check the selection in `folder` against the log's `verifier_key`; without one, against the one beside it.
+
+    With `policy`, its quorum of witnesses MUST have cosigned.
+    """
     report = SelectionReport(str(folder), key_is_pinned=verifier_key is not None)
     pinned = None if verifier_key is None else VerifierKey.parse(verifier_key)
     try:
-        _check(Folder(folder), pinned, report)
+        _check(Folder(folder), pinned, policy, report)
     except _Damaged as damaged:
         report.damage = damaged.damage
     except FileRefused as refused:
@@ -83,10 +90,13 @@ def verify_selection(folder: Path, verifier_key: str | None = None) -> Selection
     return report
 
 
-def _check(folder: Folder, pinned: VerifierKey | None, report: SelectionReport) -> None:
+def _check(folder: Folder, pinned: VerifierKey | None, policy: Policy | None, report: SelectionReport) -> None:
     try:
         key = pinned or VerifierKey.parse(_read(folder, VERIFIER_KEY, MAX_KEY_BYTES).decode("ascii", "replace").strip())
-        checkpoint = open_checkpoint(_read(folder, CHECKPOINT, MAX_NOTE_BYTES), key)
+        note = _read(folder, CHECKPOINT, MAX_NOTE_BYTES)
+        checkpoint = open_checkpoint(note, key)
+        if policy is not None:
+            report.witnessed = check_witnesses(note, checkpoint, key, policy)
     except CryptoError as error:
         raise _Damaged(f"{CHECKPOINT}: {error}", CHECKPOINT) from error
     report.verifier_key, report.signature_checked = str(key), True

@@ -27,6 +27,7 @@ from typing import IO, Final, TypeAlias
 from wardmesh.audit_files import FileRefused, Files, Folder
 from wardmesh.audit_openings import OPENINGS, OpeningsCheck
 from wardmesh.audit_pruning import KEPT, KeptCheck
+from wardmesh.audit_witnesses import check_witnesses, witness_lines
 from wardmesh.crypto.checkpoint import Checkpoint, open_checkpoint
 from wardmesh.crypto.encoding import base64_encode
 from wardmesh.crypto.errors import CryptoError, InconsistentLog, MalformedEncoding
@@ -43,6 +44,7 @@ from wardmesh.crypto.tiles import (
     decode_bundle,
     decode_tile,
 )
+from wardmesh.crypto.tlog_policy import Policy, Witnessed
 
 CHECKPOINT: Final = "checkpoint"
 VERIFIER_KEY: Final = "verifier-key"
@@ -79,6 +81,8 @@ class Report:
     signature_checked: bool = False
     mldsa_checked: bool = False
     """Whether an ML-DSA-44 key that the caller named has signed it too."""
+    witnessed: Witnessed | None = None
+    """Who has cosigned it, if the caller named witnesses."""
     entries_checked: int = 0
     tiles_checked: int = 0
     lines_checked: int = 0
@@ -106,6 +110,8 @@ class Report:
             yield f"key        {self.verifier_key}"
             if self.mldsa_checked:
                 yield "           and the ML-DSA-44 key has signed it too"
+            if self.witnessed is not None:
+                yield from witness_lines(self.witnessed)
             if not self.key_is_pinned:
                 yield "           this key came with the export: compare it with one that you have from elsewhere"
         if self.is_sound:
@@ -153,15 +159,18 @@ def verify_export(
     verifier_key: str | None = None,
     *,
     mldsa_key: str | None = None,
+    policy: Policy | None = None,
     kept: Mapping[str, bytes] = MappingProxyType({}),
     progress: Progress = _nobody,
 ) -> Report:
     """Check the export in `folder` against the log's `verifier_key`; without one, against the key that it came with.
 
-    With `mldsa_key`, that ML-DSA-44 key MUST have signed it too. `kept` are signed checkpoints of the log that somebody
-    has from earlier, by a name that the report may call them.
+    With `mldsa_key`, that ML-DSA-44 key MUST have signed it too; with `policy`, its quorum of witnesses. `kept` are
+    signed checkpoints of the log that somebody has from earlier, by a name that the report may call them.
     """
-    return verify_files(Folder(folder), str(folder), verifier_key, mldsa_key=mldsa_key, kept=kept, progress=progress)
+    return verify_files(
+        Folder(folder), str(folder), verifier_key, mldsa_key=mldsa_key, policy=policy, kept=kept, progress=progress
+    )
 
 
 def verify_files(
@@ -170,6 +179,7 @@ def verify_files(
     verifier_key: str | None = None,
     *,
     mldsa_key: str | None = None,
+    policy: Policy | None = None,
     kept: Mapping[str, bytes] = MappingProxyType({}),
     progress: Progress = _nobody,
 ) -> Report:
@@ -177,7 +187,7 @@ def verify_files(
     report = Report(place, key_is_pinned=verifier_key is not None)
     pinned = None if verifier_key is None else VerifierKey.parse(verifier_key)
     also = None if mldsa_key is None else MldsaKey.parse(mldsa_key)
-    export = _Export(files, report, kept, progress, also, needs_lines=isinstance(files, Folder))
+    export = _Export(files, report, kept, progress, also, policy, needs_lines=isinstance(files, Folder))
     try:
         export.check(pinned)
     except FileRefused as refused:
@@ -205,6 +215,7 @@ class _Export:
     kept: Mapping[str, bytes]
     progress: Progress
     also: MldsaKey | None
+    policy: Policy | None
     needs_lines: bool
     unreadable: Damage | None = None
     """Why the entries ended before their signed number."""
@@ -221,6 +232,8 @@ class _Export:
             if self.also is not None:
                 check_signed(note, checkpoint, self.also)
                 report.mldsa_checked = True
+            if self.policy is not None:
+                report.witnessed = check_witnesses(note, checkpoint, key, self.policy)
         except CryptoError as error:
             raise _Damaged(f"{CHECKPOINT}: {error}", CHECKPOINT) from error
         report.verifier_key, report.signature_checked = str(key), True

@@ -47,7 +47,7 @@ def test_models_are_closed_and_frozen(contract: AnyContract) -> None:
 def test_every_service_has_contracts_and_only_five_credentials_are_taken() -> None:
     assert {contract.service for contract in ALL.values()} == set(SERVICES)
     public = {key for key, contract in ALL.items() if isinstance(contract.access, Credential)}
-    assert public == {"auth.sign_up", "auth.log_in", "auth.refresh", "auth.exchange_key"}
+    assert public == {"auth.sign_up", "auth.log_in", "auth.refresh", "auth.exchange_key", "audit.add_checkpoint"}
 
 
 def test_a_key_is_declared_once() -> None:

@@ -1,5 +1,8 @@
 """The alarm of a log that would fork: raised where signing is refused, quiet again once a head of that log is signed.
 
+A witness that contradicts us (`wardmesh_audit.cosigning`) raises it likewise; that is its word, so signing goes on, and
+it is over when that witness cosigns.
+
 It says so where people look: the service's log (critical), a metric, `/ready` and `wardmesh status` (degraded, and
 still serving: sealing goes on), and an entry in the mesh's own log, which is another log than the one in doubt.
 
@@ -26,6 +29,7 @@ from wardmesh.ids import EventId, OrgId, Scope, ServiceId
 from wardmesh_audit.ports import Emitter
 
 ACTION: Final = "audit.signing_refused"
+DISPUTED: Final = "audit.witness_disputes"
 EMIT_SECONDS: Final = 2.0
 """How long the entry may take; whoever asked for a checkpoint waits meanwhile."""
 MAX_SCOPES: Final = 1000
@@ -35,23 +39,32 @@ _meter = metrics.get_meter("wardmesh")
 _refused = _meter.create_counter(
     "wardmesh.audit.signing_refused", unit="{refusal}", description="Heads that were not signed: it would fork a log"
 )
+_disputes = _meter.create_counter(
+    "wardmesh.audit.disputed", unit="{answer}", description="Answers of witnesses that know another log than ours"
+)
 _log = logging.getLogger(__name__)
 
 
 class ForkAlarm:
-    """The port `Alarm`."""
+    """The ports `Alarm` and `WitnessAlarm`."""
 
     def __init__(self, emitter: Emitter, clock: Callable[[], datetime]) -> None:
         self._emitter = emitter
         self._clock = clock
         self._told: dict[Scope, bool] = {}
         """The logs that are refused, and whether the mesh's own log has it."""
+        self._disputed: dict[tuple[Scope, str], bool] = {}
+        """The same of logs that a witness contradicts, by witness."""
 
     def degraded(self) -> str | None:
         """Return in a few words what is wrong, or None."""
-        if not self._told:
-            return None
-        return f"of {len(self._told)} logs the head is not signed: they do not extend what was signed before"
+        said = []
+        if self._told:
+            said.append(f"of {len(self._told)} logs the head is not signed: they do not extend what was signed before")
+        if self._disputed:
+            logs = len({scope for scope, _ in self._disputed})
+            said.append(f"of {logs} logs a witness knows more, or another tree, than was ever signed")
+        return "; ".join(said) or None
 
     async def refused(self, scope: Scope) -> None:
         _refused.add(1)
@@ -61,24 +74,43 @@ class ForkAlarm:
             return
         _log.critical("the log of %s does not extend what was signed before; nothing is signed", scope)
         self._told[scope] = False
+        if await self._tell(ACTION, (scope,)) and scope in self._told:
+            self._told[scope] = True
+
+    def signed(self, scope: Scope) -> None:
+        self._told.pop(scope, None)
+
+    async def disputed(self, scope: Scope, witness: str) -> None:
+        _disputes.add(1)
+        key = scope, witness
+        if self._disputed.get(key, False):
+            return
+        if key not in self._disputed and len(self._disputed) >= MAX_SCOPES:
+            return
+        _log.critical("the witness %s knows another log of %s than was ever signed", witness, scope)
+        self._disputed[key] = False
+        if await self._tell(DISPUTED, (scope, witness)) and key in self._disputed:
+            self._disputed[key] = True
+
+    def agreed(self, scope: Scope, witness: str) -> None:
+        self._disputed.pop((scope, witness), None)
+
+    async def _tell(self, action: str, targets: tuple[str, ...]) -> bool:
+        """Write an entry into the mesh's own log; tell whether it is there."""
         event = AuditEvent(
             id=EventId.new(),
             occurred_at=self._clock(),
             category=Category.ADMINISTRATION,
-            action=ACTION,
+            action=action,
             outcome=Outcome.FAILED,
             actor=ServiceId.nil(),
-            targets=(scope,),
+            targets=targets,
             reason="log_would_fork",
         )
         try:
             async with asyncio.timeout(EMIT_SECONDS):
                 await self._emitter.emit(OrgId.nil(), [event])
         except (WardmeshError, TimeoutError):
-            _log.error("the mesh's own log could not be told that signing is refused")
-            return
-        if scope in self._told:
-            self._told[scope] = True
-
-    def signed(self, scope: Scope) -> None:
-        self._told.pop(scope, None)
+            _log.error("the mesh's own log could not be told of the alarm")
+            return False
+        return True

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 
+from wardmesh.crypto.errors import CryptoError
+from wardmesh.crypto.tlog_policy import Policy
 from wardmesh.server import pulling, streams
 from wardmesh.server.runtime import OutboxAudit, Runtime
 from wardmesh.server.settings import read_seed
 from wardmesh_audit import handlers
 from wardmesh_audit.alarm import ForkAlarm
+from wardmesh_audit.cosigning import Cosigning
 from wardmesh_audit.erasing import ErasingService
 from wardmesh_audit.proving import Prover
 from wardmesh_audit.pruner import Pruner
@@ -25,11 +28,17 @@ from wardmesh_audit.store import PostgresStore
 from wardmesh_audit.store_people import PostgresPeople
 from wardmesh_audit.store_reading import PostgresReading
 from wardmesh_audit.store_retention import PostgresRetention
+from wardmesh_audit.store_witness import PostgresCosignatures, PostgresWitnessed
 from wardmesh_audit.subject_keys import KeyFolder
 from wardmesh_audit.subjects import Subjects
 from wardmesh_audit.subscriber import sealing_broker
 from wardmesh_audit.tiles import TileReader
 from wardmesh_audit.wakeups import NatsWakeups
+from wardmesh_audit.witness_client import HttpWitnessDoor
+from wardmesh_audit.witness_signing import WitnessSigner
+from wardmesh_audit.witnessed_logs import LogsFile
+from wardmesh_audit.witnesses import WitnessList
+from wardmesh_audit.witnessing import WitnessService
 
 
 @asynccontextmanager
@@ -51,7 +60,17 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     reading = ReadingService(store, PostgresReading(runtime.database), wakeups, subjects, people)
     alarm = ForkAlarm(runtime.audit, _now)
     runtime.health.warn("log", alarm.degraded)
-    prover = Prover(store, wakeups, signer, memory, alarm, subjects)
+    policy, kept, asking = _policy(settings), PostgresCosignatures(runtime.database), AsyncExitStack()
+    cosigning = None
+    if policy.witnesses:
+        door = HttpWitnessDoor(settings.audit_witness_ca_file)
+        asking.push_async_callback(door.close)
+        cosigning = Cosigning(policy, store, kept, door, memory, alarm, _now)
+        asking.push_async_callback(cosigning.close)
+    prover = Prover(store, wakeups, signer, memory, alarm, subjects, cosigning)
+    witness_signer, logs = _witness(settings)
+    witness = WitnessService(PostgresWitnessed(runtime.database), witness_signer, logs, memory, runtime.audit, _now)
+    handlers.bind_witness(runtime.operations, witness, WitnessList(policy, kept, witness_signer))
     keeping = PostgresRetention(runtime.database, OutboxAudit(runtime.outbox))
     erasing = ErasingService(people, keys, prover, signer, _now)
     retention = RetentionService(keeping, subjects)
@@ -78,6 +97,29 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     finally:
         stopping = True
         await broker.stop()  # finishes the batch in hand
+        await asking.aclose()
+
+
+def _policy(settings: Settings) -> Policy:
+    """Return whom our logs are cosigned by; nobody, unless a file says so."""
+    path = settings.audit_witness_policy_file
+    if path is None:
+        return Policy()
+    try:
+        return Policy.parse(path.read_bytes())
+    except CryptoError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _witness(settings: Settings) -> tuple[WitnessSigner | None, LogsFile | None]:
+    """Return what cosigns other people's logs, and which; nothing, unless files say so."""
+    path, key = settings.audit_witnessed_logs_file, settings.audit_witness_key_file
+    if path is None and key is None:
+        return None, None
+    if path is None or key is None:
+        raise ValueError("a witness needs both a list of logs and a key")
+    logs = LogsFile(path)
+    return WitnessSigner.from_files(settings.witness_name, key, settings.audit_witness_mldsa_key_file), logs
 
 
 def _now() -> datetime:

@@ -13,6 +13,8 @@ from wardmesh.ids import OrgId, Scope, ServiceId, WorkspaceId
 from wardmesh.server.tenant import TenantContext
 
 SEAL: Final = "audit.seal"
+COSIGN: Final = "audit.cosign"
+"""Of the witness, who keeps its books of other people's logs in the mesh's own scope; no token can carry it either."""
 
 
 def the_log(scope: Scope) -> TenantContext:

@@ -1,13 +1,22 @@
 """What goes wrong in the log.
 
     MalformedEnvelope       a message that is not an envelope; it becomes a dead letter, never an answer
+    RequestError
+    └── MalformedCheckpoint   what a witness was asked is no add-checkpoint request
+    InvalidRequest
+    └── Inconsistent        a log's checkpoint does not extend the one that was cosigned before
+    RefusedError
+    └── NotTheLogs          no key of that log has signed the checkpoint, or one has wrongly
     InternalError
     ├── LogDamaged          the stored log contradicts itself; names the first entry concerned
     ├── KeysDamaged         a file in the folder of people's keys is none that was written there
     └── OtherKeys           the folder of people's keys is not the one that this database was written with
     ServiceUnavailable
-    └── SigningRefused      the head does not extend what was signed before: nothing is signed until people have looked
+    ├── SigningRefused      the head does not extend what was signed before: nothing is signed until people have looked
+    ├── BooksDiffer         the database and the broker remember two trees of one size that we cosigned
+    └── NotWitnessed        the policy asks for more cosignatures than could be had
     NotFound
+    ├── NotAWitness · UnknownLog   this mesh cosigns no logs, or not that one
     ├── NoSuchEntry         a proof was asked for an entry or a size that the log does not have
     └── NoSuchTile          the log has no tile or bundle of that path, or not as wide a one yet
     Conflict
@@ -21,7 +30,15 @@ What always holds: no text contains anything of an event; an index and a size sa
 
 from __future__ import annotations
 
-from wardmesh.errors import Conflict, InternalError, NotFound, ServiceUnavailable
+from wardmesh.errors import (
+    Conflict,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    RefusedError,
+    RequestError,
+    ServiceUnavailable,
+)
 from wardmesh.ids import Scope
 
 
@@ -107,3 +124,48 @@ class TooManyHolds(Conflict):
     """The scope has as many legal holds in force as it can."""
 
     advice = "One hold keeps everything; lift those that are over."
+
+
+class NotWitnessed(ServiceUnavailable):
+    """The policy asks for more cosignatures than the witnesses have given."""
+
+    title = "Too few witnesses have cosigned the log's head"
+    advice = (
+        "The log's policy asks for a quorum of witnesses; `wardmesh audit witness list` shows who is behind. Try again."
+    )
+
+
+class BooksDiffer(ServiceUnavailable):
+    """The database and the broker's bucket remember two trees of one size that this mesh has cosigned."""
+
+    title = "The witness's books contradict each other"
+    advice = "Nothing of that log is cosigned until an operator has compared the database and the bucket `checkpoints`."
+
+
+class NotAWitness(NotFound):
+    """No logs are configured that this mesh would cosign."""
+
+    advice = "This mesh is the witness of no log."
+
+
+class UnknownLog(NotFound):
+    """The checkpoint's origin is none of the logs that this mesh witnesses."""
+
+    advice = "This witness does not know that log; its operator has to be told the log's verifier key."
+
+
+class NotTheLogs(RefusedError):
+    """The checkpoint is not signed by a key that the witness trusts for its log."""
+
+    advice = "Sign the checkpoint with the key that this witness was told of."
+
+
+class MalformedCheckpoint(RequestError):
+    """What a witness was asked is no add-checkpoint request."""
+
+
+class Inconsistent(InvalidRequest):
+    """The consistency proof does not lead from what was cosigned to what is to be."""
+
+    title = "The checkpoint does not extend the one that was cosigned"
+    advice = "Prove that the log of the old size is the beginning of this one (RFC 6962, section 2.1.2)."

@@ -10,6 +10,8 @@ from wardmesh_audit.reading import ReadingService
 from wardmesh_audit.retention import RetentionService
 from wardmesh_audit.service import AuditService
 from wardmesh_audit.tiles import TileReader
+from wardmesh_audit.witnesses import WitnessList
+from wardmesh_audit.witnessing import WitnessService
 
 
 def bind(
@@ -45,3 +47,8 @@ def bind(
     operations.bind(contracts.MINE, reading.mine)
     operations.bind(contracts.ERASE, erasing.erase)
     operations.bind(contracts.ERASURES, erasing.erasures)
+
+
+def bind_witness(operations: Operations, witness: WitnessService, witnesses: WitnessList) -> None:
+    operations.bind(contracts.ADD_CHECKPOINT, witness.add_checkpoint)
+    operations.bind(contracts.WITNESSES, witnesses.show)

@@ -241,12 +241,15 @@ class PruningStore(Protocol):
 
 
 class SignedMemory(Protocol):
-    """What was signed last, remembered outside of the database, so that a restored backup does not fork the log."""
+    """What was signed last, remembered outside of the database, so that a restored backup does not fork the log.
 
-    async def last(self, scope: Scope) -> tuple[SignedHead | None, int]:
+    A log of ours goes by its scope, one of others that we cosign by `witnessing.remembered_as`.
+    """
+
+    async def last(self, log: str) -> tuple[SignedHead | None, int]:
         """Return what was signed last, and a revision for `remember`; raise `ServiceUnavailable` if it is not known."""
 
-    async def remember(self, scope: Scope, signed: SignedHead, revision: int) -> None:
+    async def remember(self, log: str, signed: SignedHead, revision: int) -> None:
         """Remember, if nobody has since `revision`; raise `SignedMeanwhile` otherwise. MUST be durable on return."""
 
 

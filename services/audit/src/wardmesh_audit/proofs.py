@@ -24,6 +24,7 @@ from wardmesh.crypto.tlog import (
     frontier_nodes,
     inclusion_nodes,
     inclusion_proof,
+    verify_consistency,
 )
 from wardmesh_audit.errors import LogDamaged, SigningRefused
 
@@ -145,6 +146,11 @@ def prove_consistency(old_size: int, size: int, tiles: Mapping[Tile, bytes]) -> 
         return consistency_proof(old_size, size, node_reader(size, tiles.__getitem__))
     except CryptoError as error:
         raise LogDamaged(f"The tree is damaged before entry {size}.") from error
+
+
+def check_consistency(old_size: int, signed: SignedHead, hashes: Sequence[bytes], old_root: bytes) -> None:
+    """Return only if the proof leads from the old root to what was signed; raise `BadProof`."""
+    verify_consistency(old_size, signed.size, hashes, old_root, signed.root)
 
 
 def head_tiles(size: int) -> list[Tile]:

@@ -4,18 +4,21 @@ What always holds:
 - A head is signed only if it extends everything that was ever signed; what is signed is remembered, in the database and
   outside of it, before it is given out.
 - A proof is of committed entries, and a receipt is checked against its own checkpoint before it is given out.
+- Where the logs have witnesses, what is given out has the lines that could be had within a bound (`cosigning`); where
+  their policy asks for a quorum, nothing is given out without.
 - A receipt is for who emitted the event, and for who may read the log. To anybody else an event that is there looks
   like one that is not, also by how long the answer takes.
 
 Receipts are made on the log's own behalf, because who only writes may read no row; those transactions read only.
 
-On failure: `SigningRefused` rather than a fork, `LogDamaged` for a tree that contradicts itself, `NoSuchEntry` and
-`NotSealed` for what is not there.
+On failure: `SigningRefused` rather than a fork, `NotWitnessed` without the quorum, `LogDamaged` for a tree that
+contradicts itself, `NoSuchEntry` and `NotSealed` for what is not there.
 """
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Final
 
 from wardmesh.contracts.audit import (
@@ -40,7 +43,8 @@ from wardmesh.server.tenant import TenantContext
 from wardmesh.server.tokens import Caller
 from wardmesh_audit import domain, proofs
 from wardmesh_audit.behalf import the_log
-from wardmesh_audit.errors import LogDamaged, NoSuchEntry, SigningRefused
+from wardmesh_audit.cosigning import Cosigning
+from wardmesh_audit.errors import LogDamaged, NoSuchEntry, NotWitnessed, SigningRefused
 from wardmesh_audit.ports import Alarm, Located, LogStore, SignedMeanwhile, SignedMemory, Wakeups
 from wardmesh_audit.proofs import Head, SignedHead
 from wardmesh_audit.signing import LogSigner, same_signers
@@ -62,6 +66,7 @@ class Prover:
         memory: SignedMemory,
         alarm: Alarm,
         subjects: Subjects,
+        cosigning: Cosigning | None = None,
     ) -> None:
         self._subjects = subjects
         self._store = store
@@ -69,6 +74,7 @@ class Prover:
         self._wakeups = wakeups
         self._signer = signer
         self._memory = memory
+        self._cosigning = cosigning
         self._ending = False
 
     def end_waits(self) -> None:
@@ -78,7 +84,7 @@ class Prover:
     async def checkpoint(self, call: Call, _request: Empty) -> Checkpoint:
         """Return the committed head, signed."""
         scope = call.caller.scope
-        signed = await self._signed(scope, call.tenant)
+        signed = await self._cosigned(call, await self._signed(scope, call.tenant))
         return Checkpoint(
             note=signed.note.decode(),
             verifier_key=self._signer.verifier_key(scope),
@@ -112,7 +118,7 @@ class Prover:
         """Return the receipt of an event, waiting for it to be sealed."""
         scope = call.caller.scope
         located = await self._located(call, request)
-        signed = await self._covering(scope, located.index)
+        signed = await self._cosigned(call, await self._covering(scope, located.index))
         tiles = await self._store.tiles(the_log(scope), proofs.inclusion_tiles(located.index, signed.size))
         hashes = proofs.prove_inclusion(located.index, signed.size, tiles)
         try:
@@ -167,6 +173,20 @@ class Prover:
         if last is not None and index < last.size <= (await self._store.head(the_log(scope))).size:
             return last
         return await self._signed(scope, the_log(scope))
+
+    async def _cosigned(self, call: Call, signed: SignedHead) -> SignedHead:
+        """Return a signed head, the given one unless witnesses are further already, with what they say of it."""
+        if self._cosigning is None:
+            return signed
+        scope = call.caller.scope
+        for _ in range(SIGN_ATTEMPTS):
+            collected = await self._cosigning.collect(scope, signed, call.seconds_left() - ANSWER_SECONDS)
+            if collected.is_enough:
+                return replace(signed, note=collected.note)
+            if not collected.is_overtaken:
+                break
+            signed = await self._signed(scope, the_log(scope))
+        raise NotWitnessed
 
     async def _signed(self, scope: Scope, tenant: TenantContext) -> SignedHead:
         for _ in range(SIGN_ATTEMPTS):

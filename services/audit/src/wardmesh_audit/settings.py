@@ -19,7 +19,24 @@ class Settings(ServiceSettings):
     person destroys a file here."""
     audit_log_name: str | None = None
     """The first part of every log's name (its origin); without it, the mesh's issuer."""
+    audit_witness_policy_file: Path | None = None
+    """Who cosigns checkpoints, where they are asked, and which of them must have (a C2SP tlog-policy)."""
+    audit_witness_ca_file: Path | None = None
+    """An authority to trust besides the system's, where witnesses are asked by https."""
+    audit_witnessed_logs_file: Path | None = None
+    """The logs of others that this mesh cosigns as their witness (a list in the witness network's form, `logs/v0`).
+    It is read again when it changes."""
+    audit_witness_key_file: Path | None = None
+    """The Ed25519 key that cosigns them (PEM); not the one that signs our own logs."""
+    audit_witness_mldsa_key_file: Path | None = None
+    """An ML-DSA-44 key (PEM) that cosigns beside it."""
+    audit_witness_name: str | None = None
+    """The witness's name, in its verifier keys; without it, the logs' and `/witness`."""
 
     @property
     def log_name(self) -> str:
         return self.audit_log_name or self.issuer
+
+    @property
+    def witness_name(self) -> str:
+        return self.audit_witness_name or f"{self.log_name}/witness"

@@ -1,4 +1,4 @@
-"""The keys that sign checkpoints, and what was signed last, remembered in a key-value bucket.
+"""The keys that sign checkpoints, and what was signed or cosigned last, remembered in a key-value bucket.
 
 A key signs for many logs: each log's origin is `{name}/{scope}`, and the verifier key is named after it, so one log's
 checkpoint never passes for another's.
@@ -46,15 +46,7 @@ class LogSigner:
     @classmethod
     def from_files(cls, name: str, path: Path, mldsa_path: Path | None = None) -> LogSigner:
         """Return the signer of the keys in those files (PEM); raise `ValueError` naming one that is wrong."""
-        key = _read_key(path, "an Ed25519")
-        if not isinstance(key, Ed25519PrivateKey):
-            raise ValueError(f"{path}: expected an Ed25519 key")  # noqa: TRY004 - a file's content, not a caller's type
-        if mldsa_path is None:
-            return cls(name, key)
-        mldsa = _read_key(mldsa_path, "an ML-DSA-44")
-        if not isinstance(mldsa, MLDSA44PrivateKey):
-            raise ValueError(f"{mldsa_path}: expected an ML-DSA-44 key")  # noqa: TRY004 - as above
-        return cls(name, key, mldsa)
+        return cls(name, read_ed25519(path), None if mldsa_path is None else read_mldsa(mldsa_path))
 
     def origin(self, scope: Scope) -> str:
         """Return the name of a scope's log."""
@@ -93,6 +85,22 @@ def _keys_of(note: SignedNote) -> set[tuple[str, bytes]]:
     return {(line.name, line.key_id) for line in note.signatures}
 
 
+def read_ed25519(path: Path) -> Ed25519PrivateKey:
+    """Return the Ed25519 key in a file (PEM); raise `ValueError` naming the file if it holds anything else."""
+    key = _read_key(path, "an Ed25519")
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ValueError(f"{path}: expected an Ed25519 key")  # noqa: TRY004 - a file's content, not a caller's type
+    return key
+
+
+def read_mldsa(path: Path) -> MLDSA44PrivateKey:
+    """Return the ML-DSA-44 key in a file, likewise."""
+    key = _read_key(path, "an ML-DSA-44")
+    if not isinstance(key, MLDSA44PrivateKey):
+        raise ValueError(f"{path}: expected an ML-DSA-44 key")  # noqa: TRY004 - as above
+    return key
+
+
 def _read_key(path: Path, called: str) -> PrivateKeyTypes:
     try:
         return load_pem_private_key(path.read_bytes(), password=None)
@@ -111,9 +119,9 @@ class BucketMemory:
         """Return the memory; its bucket is there (`Messaging.expect_bucket`)."""
         return cls(await jetstream.key_value(CHECKPOINTS))
 
-    async def last(self, scope: Scope) -> tuple[SignedHead | None, int]:
+    async def last(self, log: str) -> tuple[SignedHead | None, int]:
         try:
-            entry = await self._bucket.get(scope)
+            entry = await self._bucket.get(log)
         except nats.js.errors.KeyNotFoundError:
             return None, 0
         except _FAILURES:
@@ -125,9 +133,9 @@ class BucketMemory:
             raise LogDamaged("What was signed last is damaged.") from error
         return SignedHead(checkpoint.size, checkpoint.root, note), entry.revision or 0
 
-    async def remember(self, scope: Scope, signed: SignedHead, revision: int) -> None:
+    async def remember(self, log: str, signed: SignedHead, revision: int) -> None:
         try:
-            await self._bucket.update(scope, signed.note, last=revision)
+            await self._bucket.update(log, signed.note, last=revision)
         except nats.js.errors.KeyWrongLastSequenceError:
             raise SignedMeanwhile from None
         except _FAILURES:

@@ -31,6 +31,7 @@ from wardmesh_auth.gateway import Gateway
 from wardmesh_auth.gateway_http import Door, application
 from wardmesh_auth.gateway_log import LogPages
 from wardmesh_auth.gateway_streams import Streams
+from wardmesh_auth.gateway_witness import WitnessPage
 from wardmesh_auth.passwords import Argon2Passwords
 from wardmesh_auth.responder import respond
 from wardmesh_auth.revocation import Announcer, Reconciler, RevocationService
@@ -44,6 +45,8 @@ CALLOUT_USER: Final = "callout"
 SYSTEM_USER: Final = "system"
 ACCOUNT_ATTEMPTS: Final = Rate(per_second=1.0, burst=30)
 """Passwords tried on one account: a person's mistakes pass, a dictionary does not."""
+WITNESS_REQUESTS: Final = Rate(per_second=20.0, burst=200)
+"""Checkpoints that one address brings to be cosigned: a mesh with many logs passes, a flood of signatures does not."""
 
 _log = logging.getLogger(__name__)
 
@@ -110,7 +113,8 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
             openapi=openapi.document(ALL.values(), version=VERSION),
         )
         streams = Streams(door)
-        http = application(door, [*streams.routes(), *LogPages(door).routes()])
+        witness = WitnessPage(door, RateLimiter(WITNESS_REQUESTS))
+        http = application(door, [*streams.routes(), *LogPages(door).routes(), *witness.routes()])
         await stack.enter_async_context(serving(http, settings.auth_http_host, settings.auth_http_port))
         stack.callback(streams.close)
         yield

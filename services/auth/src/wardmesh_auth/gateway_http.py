@@ -126,16 +126,19 @@ class Door:
         statement = self._state_origin(asked.subject.principal, request_id, asked.origin)
         return {**asked.headers, REQUEST_ID: str(request_id), CAME_FROM: statement}
 
-    def asked(self, request: Request, service: str, operation: str) -> Asked:
-        """Return what to forward; raise what can be refused without asking anybody."""
+    def asked(self, request: Request, service: str, operation: str, *, limiter: RateLimiter | None = None) -> Asked:
+        """Return what to forward; raise what can be refused without asking anybody.
+
+        `limiter` counts what carries its own credential in another share than logins have.
+        """
         if service not in SERVICES:
             raise UnknownOperation
         contract = ALL.get(f"{service}.{operation}")
         headers: dict[str, str] = {}
         principal: Principal
         if contract is not None and isinstance(contract.access, Credential):
-            self._limiter.take(_sender(request), self._monotonic())
-            principal, scope = UserId.nil(), _scope(request.path_params["scope"], default=OrgId.nil())
+            (limiter or self._limiter).take(_sender(request), self._monotonic())
+            principal, scope = UserId.nil(), _scope(request.path_params.get("scope", NO_SCOPE), default=OrgId.nil())
         else:
             token = gates.bearer_token(_authorization(request))
             principal, scope = _claimed_principal(token), _scope(request.path_params["scope"], default=None)

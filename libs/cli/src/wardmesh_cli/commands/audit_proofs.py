@@ -9,17 +9,19 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from wardmesh.audit_receipt import verify_growth, verify_receipt
+from wardmesh.audit_witnesses import witness_lines
 from wardmesh.contracts.audit import Opening
 from wardmesh.contracts.audit.receipts import RECEIPT_WAIT_SECONDS
 from wardmesh.contracts.fields import MAX_WAIT_SECONDS
 from wardmesh.crypto.checkpoint import Checkpoint
 from wardmesh.crypto.encoding import base64_encode
-from wardmesh.crypto.errors import CryptoError
+from wardmesh.crypto.errors import CryptoError, NotWitnessed
 from wardmesh.crypto.note import MAX_NOTE_BYTES, SignedNote, VerifierKey
 from wardmesh.crypto.tiles import MAX_ENTRY_BYTES
 from wardmesh.crypto.tlog_proof import MAX_TLOG_PROOF_BYTES
 from wardmesh_cli.bounded_files import read_bounded
 from wardmesh_cli.commanding import Run, local_command, mesh_command
+from wardmesh_cli.commands.audit_witnesses import PolicyOption, QuorumOption, WitnessOption, policy_of
 from wardmesh_cli.connecting import Where
 from wardmesh_cli.failures import CommandFailed, UsageFailed
 from wardmesh_cli.output import GOOD
@@ -77,13 +79,17 @@ async def check_receipt(
         Path | None,
         typer.Option("--openings", help="What identifies people in it.", exists=True, dir_okay=False),
     ] = None,
+    witness: WitnessOption = None,
+    quorum: QuorumOption = None,
+    policy: PolicyOption = None,
 ) -> None:
     """Verify a receipt: offline, with no credential. Fails unless the log's key vouches for the entry."""
     verifier = _verifier(key)
     given = None if entry is None else read_bounded(entry, MAX_ENTRY_BYTES)
+    asked = policy_of(witness, quorum, policy)
     try:
         verified = verify_receipt(
-            read_bounded(file, MAX_TLOG_PROOF_BYTES), verifier, entry=given, openings=_opened(openings)
+            read_bounded(file, MAX_TLOG_PROOF_BYTES), verifier, entry=given, openings=_opened(openings), policy=asked
         )
     except CryptoError as error:
         raise CommandFailed(f"{file} proves nothing: {error}.", "Ask the log for the receipt anew.") from error
@@ -97,11 +103,15 @@ async def check_receipt(
                 "root": signed.root.hex(),
                 "entry": verified.entry.decode(errors="replace"),
                 "withheld": verified.withheld,
+                "cosigned_by": None if verified.witnessed is None else dict(verified.witnessed.at),
             }
         )
         return
     run.out.line(f"log        {signed.origin}")
     run.out.line(f"checkpoint {signed.size} entries, root {base64_encode(signed.root)}, signature good")
+    if verified.witnessed is not None:
+        for line in witness_lines(verified.witnessed):
+            run.out.line(line)
     run.out.line(f"entry      {verified.entry.decode(errors='replace')}")
     for opening in _opened(openings):
         run.out.line(f"opened     {opening.path} {opening.value}")
@@ -121,9 +131,13 @@ async def growth(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Keep the present checkpoint here.", dir_okay=False)
     ] = None,
+    witness: WitnessOption = None,
+    quorum: QuorumOption = None,
+    policy: PolicyOption = None,
 ) -> None:
     """Check that the log only grew since a checkpoint that was kept: nothing before it was changed or dropped."""
     pinned = None if key is None else _verifier(key)
+    asked = policy_of(witness, quorum, policy)
     note = read_bounded(kept, MAX_NOTE_BYTES)
     try:
         old_size = Checkpoint.parse_text(SignedNote.parse(note).text).size
@@ -134,7 +148,11 @@ async def growth(
     if old_size <= present.size:
         hashes = (await run.mesh.audit.consistency(old_size=old_size, size=present.size)).hashes
     try:
-        old, new = verify_growth(note, present.note.encode(), hashes, pinned or present.verifier_key)
+        old, new = verify_growth(note, present.note.encode(), hashes, pinned or present.verifier_key, policy=asked)
+    except NotWitnessed as error:
+        raise CommandFailed(
+            f"The present checkpoint is not witnessed: {error}.", "See who is behind: wardmesh audit witness list"
+        ) from error
     except CryptoError as error:
         raise CommandFailed(
             f"The log is not what {kept} says it was: {error}.",

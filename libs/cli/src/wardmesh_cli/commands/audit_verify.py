@@ -14,8 +14,10 @@ from wardmesh.audit_selection_verify import is_selection, verify_selection
 from wardmesh.audit_verify import Progress, Report, UnusableCheckpoint, verify_export, verify_files
 from wardmesh.crypto.errors import CryptoError
 from wardmesh.crypto.note import MAX_NOTE_BYTES
+from wardmesh.crypto.tlog_policy import Policy
 from wardmesh_cli.bounded_files import read_bounded
 from wardmesh_cli.commanding import Run, local_command
+from wardmesh_cli.commands.audit_witnesses import PolicyOption, QuorumOption, WitnessOption, policy_of
 from wardmesh_cli.failures import FAILED, UsageFailed
 from wardmesh_cli.output import BAD, GOOD, QUIET
 from wardmesh_cli.web_files import WebFiles
@@ -38,6 +40,9 @@ async def verify(
     mldsa_key: Annotated[
         str | None, typer.Option("--mldsa-key", help="Its ML-DSA-44 key, which must have signed too.")
     ] = None,
+    witness: WitnessOption = None,
+    quorum: QuorumOption = None,
+    policy: PolicyOption = None,
     since: Annotated[
         list[Path] | None,
         typer.Option("--since", help="A checkpoint that was kept; may be repeated.", exists=True, dir_okay=False),
@@ -53,8 +58,9 @@ async def verify(
 ) -> None:
     """Verify a log: offline, with no credential. Fails if anything was changed, dropped or added."""
     kept = {str(path): read_bounded(path, MAX_NOTE_BYTES) for path in since or ()}
+    asked = policy_of(witness, quorum, policy)
     try:
-        report = _verified(run, export, (key, mldsa_key), kept, token_file, ca_file)
+        report = _verified(run, export, (key, mldsa_key), asked, kept, token_file, ca_file)
     except UnusableCheckpoint as error:
         raise UsageFailed(f"{error}.", "Name a checkpoint of this log, and the key that signed it.") from error
     except CryptoError as error:
@@ -71,6 +77,8 @@ async def verify(
                 "key": report.verifier_key,
                 "key_is_pinned": report.key_is_pinned,
                 "mldsa_checked": report.mldsa_checked,
+                "cosigned_by": None if report.witnessed is None else dict(report.witnessed.at),
+                "not_cosigned_by": None if report.witnessed is None else list(report.witnessed.missing),
                 "entries_checked": report.entries_checked,
                 "tiles_checked": report.tiles_checked,
                 "checkpoints_checked": list(report.checkpoints_checked),
@@ -88,6 +96,7 @@ def _verified(
     run: Run,
     export: str,
     keys: tuple[str | None, str | None],
+    policy: Policy | None,
     kept: Mapping[str, bytes],
     token_file: Path | None,
     ca_file: Path | None,
@@ -98,7 +107,7 @@ def _verified(
         # Read anew for each request: a token lasts minutes, and a long log longer.
         token = _no_token if token_file is None else lambda: read_bounded(token_file, MAX_TOKEN_BYTES).decode().strip()
         with closing(WebFiles(export, token, ca_file=ca_file, transport=run.around.web)) as files:
-            return verify_files(files, export, key, mldsa_key=mldsa_key, kept=kept, progress=progress)
+            return verify_files(files, export, key, mldsa_key=mldsa_key, policy=policy, kept=kept, progress=progress)
     folder = Path(export)
     if not folder.is_dir():
         raise UsageFailed(f"{export} is no folder.", "Name an export's folder, or an address (https://…).")
@@ -108,8 +117,8 @@ def _verified(
         if mldsa_key is not None:
             # Never pass over a signature that somebody asked for.
             raise UsageFailed("The ML-DSA-44 signature is checked of whole logs.", "Leave out --mldsa-key.")
-        return verify_selection(folder, key)
-    return verify_export(folder, key, mldsa_key=mldsa_key, kept=kept, progress=progress)
+        return verify_selection(folder, key, policy=policy)
+    return verify_export(folder, key, mldsa_key=mldsa_key, policy=policy, kept=kept, progress=progress)
 
 
 def _no_token() -> None:

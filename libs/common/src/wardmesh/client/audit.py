@@ -81,6 +81,8 @@ class Audit(Surface):
     prove = method(audit.PROVE)
     receipt = method(audit.RECEIPT)
     consistency = method(audit.CONSISTENCY)
+    witnesses = method(audit.WITNESSES)
+    add_checkpoint = method(audit.ADD_CHECKPOINT)
     save_position = method(audit.SAVE_POSITION)
     list_positions = method(audit.LIST_POSITIONS)
     delete_position = method(audit.DELETE_POSITION)

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from wardmesh.contracts.audit import entries, people, positions, proofs, receipts, retention, selections, tiles
+from wardmesh.contracts.audit import (
+    entries,
+    people,
+    positions,
+    proofs,
+    receipts,
+    retention,
+    selections,
+    tiles,
+    witnesses,
+)
 from wardmesh.contracts.audit.entries import (
     EMIT,
     MAX_BODY_BYTES,
@@ -161,9 +171,18 @@ from wardmesh.contracts.audit.typed import (
     check_own_fields,
     typed,
 )
+from wardmesh.contracts.audit.witnesses import (
+    ADD_CHECKPOINT,
+    WITNESSES,
+    AddCheckpoint,
+    Cosigned,
+    Witnesses,
+    WitnessState,
+)
 from wardmesh.contracts.operation import AnyContract
 
 __all__ = [
+    "ADD_CHECKPOINT",
     "BUNDLE",
     "CHECKPOINT",
     "CONSISTENCY",
@@ -213,8 +232,10 @@ __all__ = [
     "SET_RETENTION",
     "TAIL",
     "TILE",
+    "WITNESSES",
     "Action",
     "ActionExecution",
+    "AddCheckpoint",
     "Administration",
     "AskReceipt",
     "AuditEnvelope",
@@ -227,6 +248,7 @@ __all__ = [
     "Checkpoint",
     "ConfigurationChange",
     "ConsistencyProof",
+    "Cosigned",
     "DataSync",
     "DeletePosition",
     "Details",
@@ -289,6 +311,8 @@ __all__ = [
     "TraceId",
     "TypedEvent",
     "WebhookReceipt",
+    "WitnessState",
+    "Witnesses",
     "check_own_fields",
     "conceal",
     "floor_days",
@@ -308,4 +332,5 @@ CONTRACTS: tuple[AnyContract, ...] = (
     *retention.CONTRACTS,
     *selections.CONTRACTS,
     *people.CONTRACTS,
+    *witnesses.CONTRACTS,
 )
