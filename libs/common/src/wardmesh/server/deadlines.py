@@ -26,6 +26,7 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._look()
 
     def stop(self) -> None:
@@ -35,22 +36,22 @@ class Deadlines:
 
     def until(self, ends_at: float) -> _Until:
         """A context manager: raise `DeadlineExceeded` if the block runs past `ends_at` on the loop's clock."""
-        return _Until(self._in_hand, ends_at)
+        return _Until(self._loop, self._in_hand, ends_at)
 
     def _look(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = self._loop.time()
         for work in [work for work in self._in_hand if work.ends_at <= now]:
             work.end()
-        self._timer = loop.call_later(GRACE_SECONDS, self._look)
+        self._timer = self._loop.call_later(GRACE_SECONDS, self._look)
 
 
 class _Until:
     """One piece of work: the task that does it, and until when."""
 
-    __slots__ = ("_in_hand", "_task", "ended", "ends_at")
+    __slots__ = ("_in_hand", "_loop", "_task", "ended", "ends_at")
 
-    def __init__(self, in_hand: set[_Until], ends_at: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, in_hand: set[_Until], ends_at: float) -> None:
+        self._loop = loop
         self._in_hand = in_hand
         self.ends_at = ends_at
         self.ended = False
@@ -64,7 +65,7 @@ class _Until:
             self._task.cancel()
 
     def __enter__(self) -> None:
-        self._task = asyncio.current_task()
+        self._task = asyncio.current_task(self._loop)
         self._in_hand.add(self)
 
     def __exit__(

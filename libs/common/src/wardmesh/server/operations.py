@@ -134,6 +134,8 @@ class Operations:
         self._returns = Returns()
         self._client: Client | None = None
         self._tracing = True
+        # Asked once: until Python 3.12 each `get_running_loop` is a system call, and a request would make five.
+        self._loop: asyncio.AbstractEventLoop
         self._subscription: Any = None
 
     def bind(self, contract: Contract[..., RequestT, ResponseT], handler: Handler[RequestT, ResponseT]) -> None:
@@ -155,6 +157,7 @@ class Operations:
     async def start(self, client: Client) -> None:
         """Begin to answer."""
         self._client = client
+        self._loop = asyncio.get_running_loop()
         self._tracing = telemetry.is_tracing()
         self._deadlines.start()
         await self._returns.start(client)
@@ -187,7 +190,7 @@ class Operations:
         if len(tasks) >= bound_of_tasks:
             await self._overloaded(subject, message)
             return
-        task = asyncio.create_task(self._serve(subject, bound, message))
+        task = self._loop.create_task(self._serve(subject, bound, message))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         self._begun += 1
@@ -218,7 +221,7 @@ class Operations:
                 scope=subject.scope,
                 principal=subject.principal,
                 request_id=request_id,
-                ends_at=asyncio.get_running_loop().time() + gates.seconds_allowed(contract, headers),
+                ends_at=self._loop.time() + gates.seconds_allowed(contract, headers),
                 trace_id=span.trace_id,
                 outbox=self._outbox,
             )
@@ -255,14 +258,13 @@ class Operations:
     ) -> bytes:
         """Pass every gate and the handler; return the answer's body or raise what refused it."""
         contract = call.contract
-        loop = asyncio.get_running_loop()
         if isinstance(contract.access, Credential):
-            self._limit(subject, loop.time())
+            self._limit(subject)
             gates.check_scope_kind(contract, subject)
         else:
             caller = self._authenticator.authenticate(gates.bearer_token(headers))
             gates.check_identity(subject, caller)
-            self._limit(subject, loop.time())
+            self._limit(subject)
             call.admit(caller)
             if bound is None:
                 raise UnknownOperation(
@@ -279,9 +281,9 @@ class Operations:
         answer: bytes = response.__pydantic_serializer__.to_json(response)
         return answer
 
-    def _limit(self, subject: RpcSubject, now: float) -> None:
+    def _limit(self, subject: RpcSubject) -> None:
         if self._limiter is not None:
-            self._limiter.take(subject.principal, now)
+            self._limiter.take(subject.principal, self._loop.time())
 
     async def _record_success(self, call: Call) -> None:
         durability = call.contract.audit.durability

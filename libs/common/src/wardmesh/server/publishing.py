@@ -82,6 +82,7 @@ class AuditPublisher:
         self._stopping = False
 
     def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._flushers = [asyncio.create_task(self._flush(), name=f"audit-flush-{n}") for n in range(FLUSHERS)]
 
     async def stop(self) -> None:
@@ -95,7 +96,6 @@ class AuditPublisher:
         self, scope: Scope, events: Iterable[AuditEvent | bytes], *, trace_parent: str | None = None
     ) -> None:
         """Return when `events` are durable in the stream; raise `AuditUnavailable` if they may not be."""
-        loop = asyncio.get_running_loop()
         last: _Batch | None = None
         confirmed: list[asyncio.Future[None]] = []
         for event in events:
@@ -103,7 +103,7 @@ class AuditPublisher:
             # Events accepted one after the other mostly share a batch, and one future will do for them.
             if batch is not last:
                 last = batch
-                confirmed.append(loop.create_future())
+                confirmed.append(self._loop.create_future())
                 batch.waiting.append(confirmed[-1])
         self._some.set()
         if len(confirmed) == 1:
@@ -115,7 +115,7 @@ class AuditPublisher:
         """Return when `event` has a place in the queue. If it is lost after that, the log of the process says so."""
         await self._accept(scope, event, trace_parent)
         if self._linger is None:
-            self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._some.set)
+            self._linger = self._loop.call_later(LINGER_SECONDS, self._some.set)
 
     async def _accept(self, scope: Scope, event: AuditEvent | bytes, trace_parent: str | None) -> _Batch:
         while True:
