@@ -24,6 +24,7 @@ NEVER: Final[Mapping[str, str]] = {
     "access token": "a bearer token; nothing of it is kept but its id",
     "secret value": "the vault's whole point; sealed in transit, encrypted at rest",
     "signing secret": "a webhook source's; encrypted at rest",
+    "forwarder's secret": "and the path of its address, which often is one; encrypted at rest",
     "malformed request": "a secret that came in the wrong place: nobody can tell which part of it is one",
     # made by the mesh
     "bridge key": "signs messages between workspaces; wrapped at rest, sealed to who asks",
@@ -46,6 +47,8 @@ SECRET_FIELDS: Final[Mapping[str, str]] = {
     "AccessToken.token": "access token",
     "Session.token": "access token",
     "CreateSource.signing_secret": "signing secret",
+    "AddForwarder.secret": "forwarder's secret",
+    "AddForwarder.url": "forwarder's secret",
 }
 
 HIDDEN_BUT_STORED: Final[Mapping[str, str]] = {

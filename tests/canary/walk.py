@@ -264,3 +264,13 @@ async def _audit(home: Mesh, pouch: Pouch) -> None:
     await home.audit.receipt(event_id=event_id)  # it is sealed
     await home.audit.erase(subject=somebody)
     await home.audit.erasures()
+    path = pouch.core("forwarder's secret", "audit.add_forwarder (path)")
+    secret = pouch.core("forwarder's secret", "audit.add_forwarder")
+    # It leads inside, so it is looked up, opened and refused, over and over: all that may write a line about it.
+    await home.audit.add_forwarder(name="siem", url=f"https://localhost/in?key={path}", secret=secret, start=0)
+    await home.audit.list_forwarders()
+    assert (await home.audit.probe_forwarder(name="siem")).error == "not_public"
+    await home.audit.add_forwarder(name="gone", url=f"https://localhost/{path}", secret=secret, secret_header="X-Key")
+    await home.audit.remove_forwarder(name="gone")
+    await home.audit.pause_forwarder(name="siem")
+    await home.audit.resume_forwarder(name="siem")

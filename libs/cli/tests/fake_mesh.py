@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from pydantic import ValidationError
+
 import wardmesh
 from wardmesh.audit_erasure import ErasureCertificate
 from wardmesh.client.bridge import ReceivedMessage
+from wardmesh.client.caller import invalid_request
 from wardmesh.client.subscription import Subscription
 from wardmesh.client.webhooks import ReceivedEvent
 from wardmesh.contracts import audit, auth, bridge, secrets, webhooks
@@ -76,6 +79,9 @@ class World:
     holds: list[audit.Hold] = field(default_factory=list)
     erasures: list[audit.Erasure] = field(default_factory=list)
     prunings: list[audit.Pruning] = field(default_factory=list)
+    forwarders: dict[str, audit.Forwarder] = field(default_factory=dict)
+    asked_to_forward: list[audit.AddForwarder] = field(default_factory=list)
+    probed: audit.ForwarderProbe = field(default_factory=audit.ForwarderProbe)
     connections: list[dict[str, Any]] = field(default_factory=list)
     failures: dict[str, WardmeshError] = field(default_factory=dict)
     """Raised by the call of that name: `secrets.get_bytes`."""
@@ -447,6 +453,44 @@ class FakeAudit:
 
     async def holds(self, *, limit: int) -> audit.Holds:
         return audit.Holds(holds=tuple(self._world.holds[:limit]))
+
+    async def add_forwarder(self, **fields: Any) -> audit.Forwarder:
+        try:
+            asked = audit.AddForwarder(**fields)
+        except ValidationError as error:  # as the client's own methods do
+            raise invalid_request(error) from None
+        self._world.asked_to_forward.append(asked)
+        place = len(self._world.entries) if asked.start is None else asked.start
+        added = audit.Forwarder(
+            name=asked.name, address=audit.parse_address(asked.url).origin, format=asked.format,
+            has_secret=asked.secret is not None, secret_header=asked.secret_header, filter=asked.filter,
+            next_start=place, size=len(self._world.entries), state=audit.ForwarderState.OK, created_at=NOW,
+        )  # fmt: skip
+        self._world.forwarders[asked.name] = added
+        return added
+
+    async def list_forwarders(self) -> audit.Forwarders:
+        return audit.Forwarders(forwarders=tuple(each for _, each in sorted(self._world.forwarders.items())))
+
+    async def remove_forwarder(self, *, name: str) -> None:
+        self._world.forwarders.pop(name, None)
+
+    async def pause_forwarder(self, *, name: str) -> audit.Forwarder:
+        return self._switched(name, audit.ForwarderState.STOPPED)
+
+    async def resume_forwarder(self, *, name: str) -> audit.Forwarder:
+        return self._switched(name, audit.ForwarderState.OK)
+
+    async def probe_forwarder(self, *, name: str) -> audit.ForwarderProbe:
+        if name not in self._world.forwarders:
+            raise NotFound
+        return self._world.probed
+
+    def _switched(self, name: str, state: audit.ForwarderState) -> audit.Forwarder:
+        if name not in self._world.forwarders:
+            raise NotFound
+        self._world.forwarders[name] = self._world.forwarders[name].model_copy(update={"state": state})
+        return self._world.forwarders[name]
 
     def _leaves(self) -> list[bytes]:
         return [entry.model_dump_json().encode() for entry in self._world.entries]

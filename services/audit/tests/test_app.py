@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -95,29 +96,38 @@ def token(level: Level, workspace: WorkspaceId, user: UserId) -> str:
     return jws.serialize_compact(header, json.dumps(claims).encode(), KEY, algorithms=["Ed25519"])
 
 
-@pytest.fixture(scope="module")
-async def gateway(servers: EmbeddedMesh, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
-    """The service, answering; and the connection that speaks for its callers."""
+@asynccontextmanager
+async def connected(servers: EmbeddedMesh) -> AsyncIterator[Client]:
+    """The connection that speaks for callers, with a key that the mesh believes."""
     identities = servers.layout.identities
     auth = await nats.connect(
         servers.nats_url, nkeys_seed_str=read_seed(identities.seed_file("auth")), inbox_prefix="_INBOX.auth"
     )
     keys = await auth.jetstream().key_value("jwks")
     await keys.put("test", json.dumps(KEY.as_dict(private=False)).encode())
+    client = await nats.connect(servers.nats_url, nkeys_seed_str=read_seed(identities.seed_file("gateway")))
+    yield client
+    await client.close()
+    await auth.close()
+
+
+@pytest.fixture(scope="module")
+async def gateway(servers: EmbeddedMesh) -> AsyncIterator[Client]:
+    """The service, answering; and the connection that speaks for its callers."""
+    identities = servers.layout.identities
     settings = Settings(
         nats_url=servers.nats_url,
         nats_seed_file=identities.seed_file("audit"),
         database_url=SecretStr(servers.database_url("wardmesh_audit")),
         audit_log_key_file=identities.log_signing_key_file,
         audit_subject_keys_dir=servers.layout.subject_keys,
+        key_file=identities.kek_file("audit"),
     )
-    client = await nats.connect(servers.nats_url, nkeys_seed_str=read_seed(identities.seed_file("gateway")))
-    async with running("audit", settings, app.build) as runtime:
-        assert await runtime.health.missing() == {}
-        yield client
-    assert runtime.failure is None
-    await client.close()
-    await auth.close()
+    async with connected(servers) as client:
+        async with running("audit", settings, app.build) as runtime:
+            assert await runtime.health.missing() == {}
+            yield client
+        assert runtime.failure is None
 
 
 def somebody(gateway: Client, level: Level, scope: WorkspaceId | None = None) -> User:

@@ -75,6 +75,7 @@ CHANGING = {
     "logs": "heads move forward; a trigger holds that",
     "positions": "a reader's own, who may set them anywhere",
     "witnessed": "what we cosigned of other logs moves forward; a trigger holds that (test_witness_store)",
+    "forwarders": "how far each is, and whose turn it is; they are no part of the log",
     "outbox": "the relay deletes what the broker has",
     "schema_migrations": "the ledger of migrations",
 }

@@ -40,6 +40,7 @@ NO_LOG_CONTENT: Final = {
     "lifted_holds": "what lets pruning go on; lifting leaves an entry",
     "cosignatures": "witnesses' lines; each is verified by its key before it is given out, and by whoever reads it",
     "witnessed": "how far other people's logs were cosigned",
+    "forwarders": "where the log is sent on to, and how far; what is in it is sealed for its place (test_forwarding)",
     "prunings": "what was announced; the announcement itself is an entry (test_pruned_logs)",
 }
 """Tables that may be changed without the log being another one."""

@@ -8,6 +8,7 @@ import typer
 
 from wardmesh_cli.commands import (
     audit,
+    audit_forward,
     audit_people,
     audit_proofs,
     audit_retention,
@@ -61,5 +62,6 @@ def build() -> typer.Typer:
     audit_retention.register(audit.app)
     audit_people.register(audit.app)
     audit_witnesses.register(audit.app)
+    audit_forward.register(audit.app)
     app.add_typer(audit.app, name="audit")
     return app

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 
 from wardmesh.crypto.errors import CryptoError
 from wardmesh.crypto.tlog_policy import Policy
 from wardmesh.server import pulling, streams
 from wardmesh.server.runtime import OutboxAudit, Runtime
-from wardmesh.server.settings import read_seed
+from wardmesh.server.settings import read_key, read_seed
 from wardmesh_audit import handlers
 from wardmesh_audit.alarm import ForkAlarm
 from wardmesh_audit.cosigning import Cosigning
 from wardmesh_audit.erasing import ErasingService
+from wardmesh_audit.forward_vault import ForwardVault
+from wardmesh_audit.forwarders import ForwarderService
+from wardmesh_audit.forwarding import Forwarding, Timing
+from wardmesh_audit.outward import Outward
 from wardmesh_audit.proving import Prover
 from wardmesh_audit.pruner import Pruner
 from wardmesh_audit.reading import ReadingService
 from wardmesh_audit.retention import RetentionService
 from wardmesh_audit.sealer import Sealer
+from wardmesh_audit.sending import HttpSender, tls_context
 from wardmesh_audit.service import AuditService
 from wardmesh_audit.settings import Settings
 from wardmesh_audit.signing import BucketMemory, LogSigner
 from wardmesh_audit.store import PostgresStore
+from wardmesh_audit.store_forwarding import PostgresForwarding
 from wardmesh_audit.store_people import PostgresPeople
 from wardmesh_audit.store_reading import PostgresReading
 from wardmesh_audit.store_retention import PostgresRetention
@@ -75,6 +81,7 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     erasing = ErasingService(people, keys, prover, signer, _now)
     retention = RetentionService(keeping, subjects)
     handlers.bind(runtime.operations, service, reading, prover, TileReader(store), retention, erasing)
+    forwarding = asking.enter_context(_forwarding(runtime, settings, reading, subjects))
     runtime.on_stop(reading.end_tails)
     runtime.on_stop(prover.end_waits)
 
@@ -92,12 +99,30 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     )
     await pulling.start(broker, lost=lambda: runtime.fail("the sealer's consumer does not answer"))
     runtime.background("pruning", Pruner(keeping, _now).run)
+    runtime.background("forwarding", forwarding.run)
     try:
         yield
     finally:
         stopping = True
+        await forwarding.stop()  # finishes the batches in hand
         await broker.stop()  # finishes the batch in hand
         await asking.aclose()
+
+
+@contextmanager
+def _forwarding(
+    runtime: Runtime, settings: Settings, reading: ReadingService, subjects: Subjects
+) -> Iterator[Forwarding]:
+    """What sends logs on, for as long as the block runs; and its operations."""
+    vault, seconds = ForwardVault(read_key(settings.key_file)), settings.audit_forward_seconds
+    outward = Outward(settings.forward_networks())
+    sender = HttpSender(outward, tls_context(settings.audit_forward_ca_file), seconds=seconds)
+    store = PostgresForwarding(runtime.database, OutboxAudit(runtime.outbox))
+    handlers.bind_forwarders(runtime.operations, ForwarderService(store, reading, sender, vault, subjects))
+    try:
+        yield Forwarding(store, reading, sender, vault, _now, timing=Timing(batch=seconds))
+    finally:
+        outward.close()
 
 
 def _policy(settings: Settings) -> Policy:

@@ -17,9 +17,12 @@
     └── NotWitnessed        the policy asks for more cosignatures than could be had
     NotFound
     ├── NotAWitness · UnknownLog   this mesh cosigns no logs, or not that one
+    ├── NoSuchForwarder     none of this scope has that name
     ├── NoSuchEntry         a proof was asked for an entry or a size that the log does not have
     └── NoSuchTile          the log has no tile or bundle of that path, or not as wide a one yet
     Conflict
+    ├── ForwarderExists     one of this scope has that name already
+    ├── TooManyForwarders   the scope has as many as it may
     └── TooManyPositions    a principal has saved as many positions as it may
     └── NoSuchHold          a legal hold was to be lifted that was never placed
     Conflict
@@ -169,3 +172,21 @@ class Inconsistent(InvalidRequest):
 
     title = "The checkpoint does not extend the one that was cosigned"
     advice = "Prove that the log of the old size is the beginning of this one (RFC 6962, section 2.1.2)."
+
+
+class NoSuchForwarder(NotFound):
+    """No forwarder of this scope has that name."""
+
+    advice = "List the forwarders: each has its name."
+
+
+class ForwarderExists(Conflict):
+    """A forwarder of this scope has that name already."""
+
+    advice = "Choose another name, or remove that one first: what it sends to cannot be changed."
+
+
+class TooManyForwarders(Conflict):
+    """The scope has as many forwarders as it may."""
+
+    advice = "Remove one that is not needed, or let one endpoint send on to several."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from wardmesh.contracts import audit as contracts
 from wardmesh.server.operations import Operations
 from wardmesh_audit.erasing import ErasingService
+from wardmesh_audit.forwarders import ForwarderService
 from wardmesh_audit.proving import Prover
 from wardmesh_audit.reading import ReadingService
 from wardmesh_audit.retention import RetentionService
@@ -52,3 +53,12 @@ def bind(
 def bind_witness(operations: Operations, witness: WitnessService, witnesses: WitnessList) -> None:
     operations.bind(contracts.ADD_CHECKPOINT, witness.add_checkpoint)
     operations.bind(contracts.WITNESSES, witnesses.show)
+
+
+def bind_forwarders(operations: Operations, forwarders: ForwarderService) -> None:
+    operations.bind(contracts.ADD_FORWARDER, forwarders.add)
+    operations.bind(contracts.LIST_FORWARDERS, forwarders.list)
+    operations.bind(contracts.REMOVE_FORWARDER, forwarders.remove)
+    operations.bind(contracts.PAUSE_FORWARDER, forwarders.pause)
+    operations.bind(contracts.RESUME_FORWARDER, forwarders.resume)
+    operations.bind(contracts.PROBE_FORWARDER, forwarders.probe)

@@ -10,11 +10,13 @@ On failure: `LogDamaged` where an entry is missing that an unfiltered tail would
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Final
 
 from wardmesh.contracts.audit import (
     DeletePosition,
     Entries,
+    Entry,
     Filter,
     Mine,
     Nodes,
@@ -32,6 +34,7 @@ from wardmesh.contracts.operation import Empty
 from wardmesh.server.context import Call
 from wardmesh.server.tenant import TenantContext
 from wardmesh_audit import proofs
+from wardmesh_audit.behalf import scope_of
 from wardmesh_audit.errors import LogDamaged, NoSuchEntry
 from wardmesh_audit.ports import LogStore, PeopleStore, ReadingStore, Scanned, Wakeups
 from wardmesh_audit.searching import SINCE_MARGIN
@@ -104,8 +107,8 @@ class ReadingService:
             while True:
                 size = (await self._log.head(call.tenant)).size
                 if start is None:
-                    start = await self._beginning(call.tenant, request, size)
-                answer = await self._look(call, request, start, size)
+                    start = await self.beginning(call.tenant, request.start_time, size)
+                answer = await self._look(call.tenant, request, start, size)
                 if answer.entries:
                     return answer
                 start = answer.next_start
@@ -115,24 +118,49 @@ class ReadingService:
                 if start >= size:
                     await listener.wait(left)
 
-    async def _beginning(self, tenant: TenantContext, request: Tail, size: int) -> int:
-        if request.start_time is None:
+    async def beginning(self, tenant: TenantContext, start_time: datetime | None, size: int) -> int:
+        """Return where a tail begins that names no index: at a time, or behind a log of that size."""
+        if start_time is None:
             return size
-        return await self._store.received(tenant, request.start_time, end=size)
+        return await self._store.received(tenant, start_time, end=size)
 
-    async def _look(self, call: Call, request: Tail, start: int, size: int) -> Entries:
+    async def size(self, tenant: TenantContext) -> int:
+        """Return how many entries the log has."""
+        return (await self._log.head(tenant)).size
+
+    async def following(self, tenant: TenantContext, kept: Filter, *, start: int, limit: int) -> Entries:
+        """Return what a tail has now, without waiting, of a filter as it is kept (`Subjects.concealed`)."""
+        wanted = await self._subjects.revealed(scope_of(tenant), kept)
+        return await self._look(tenant, Tail(filter=wanted, limit=limit), start, await self.size(tenant))
+
+    async def newest(self, tenant: TenantContext, kept: Filter) -> Entry | None:
+        """Return the newest entry that matches such a filter; None if there is none, or none within `QUERY_SECONDS`."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + QUERY_SECONDS
+        scope = scope_of(tenant)
+        wanted = await self._subjects.revealed(scope, kept)
+        names = await self._subjects.names(scope, wanted)
+        place = await self.size(tenant)
+        while place > 0 and loop.time() < ends_at:
+            found = await self._store.scan(tenant, wanted, start=0, end=place, limit=1, newest_first=True, names=names)
+            if found.entries:
+                return (await self._subjects.entries(scope, found.entries))[0]
+            place = found.reached
+        return None
+
+    async def _look(self, tenant: TenantContext, request: Tail, start: int, size: int) -> Entries:
         """Return what there is now from `start` on, and where to go on."""
         if start >= size:
             return Entries(entries=(), next_start=start)
         everything = request.filter == _NO_FILTER
         end = min(size, start + GAP_ENTRIES) if everything else size
-        scope = call.caller.scope
+        scope = scope_of(tenant)
         names = await self._subjects.names(scope, request.filter)  # each time: somebody may be erased, or come
         found = await self._store.scan(
-            call.tenant, request.filter, start=start, end=end, limit=request.limit, newest_first=False, names=names
+            tenant, request.filter, start=start, end=end, limit=request.limit, newest_first=False, names=names
         )
         if everything:
-            await self._check_gaps(call.tenant, found, start)
+            await self._check_gaps(tenant, found, start)
         return Entries(entries=await self._subjects.entries(scope, found.entries), next_start=found.reached)
 
     async def _check_gaps(self, tenant: TenantContext, found: Scanned, start: int) -> None:

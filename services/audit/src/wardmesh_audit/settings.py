@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from wardmesh.server.settings import ServiceSettings
+
+
+def _networks(text: str) -> str:
+    for network in _split(text):
+        ipaddress.ip_network(network)
+    return text
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 class Settings(ServiceSettings):
@@ -32,6 +46,14 @@ class Settings(ServiceSettings):
     """An ML-DSA-44 key (PEM) that cosigns beside it."""
     audit_witness_name: str | None = None
     """The witness's name, in its verifier keys; without it, the logs' and `/witness`."""
+    key_file: Path
+    """The key encryption key of what forwarders hide: 32 raw bytes. Without it, none that has a secret goes on."""
+    audit_forward_allow: Annotated[str, AfterValidator(_networks)] = ""
+    """Networks that logs may be forwarded into though they are not public, separated by commas: `10.20.0.0/16`."""
+    audit_forward_ca_file: Path | None = None
+    """An authority (PEM) that vouches for endpoints, besides those that the system trusts."""
+    audit_forward_seconds: Annotated[float, Field(gt=0, le=60)] = 10.0
+    """How long an endpoint may take for a batch. A replica that dies is missed for twice as long, and two seconds."""
 
     @property
     def log_name(self) -> str:
@@ -40,3 +62,6 @@ class Settings(ServiceSettings):
     @property
     def witness_name(self) -> str:
         return self.audit_witness_name or f"{self.log_name}/witness"
+
+    def forward_networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        return [ipaddress.ip_network(network) for network in _split(self.audit_forward_allow)]

@@ -118,6 +118,19 @@ class Subjects:
             return {}
         return {who: key.pseudonym for who, key in (await self._keys.find(scope, people)).items()}
 
+    async def concealed(self, scope: Scope, query: Filter) -> Filter:
+        """Return a filter as it can be kept: with pseudonyms in the place of users."""
+        people = {who for who in map(_user, (query.actor, query.target)) if who is not None}
+        if not people:
+            return query
+        keys = await self._keys.get_or_make(scope, people)
+        return _renamed(query, {who: key.pseudonym for who, key in keys.items()})
+
+    async def revealed(self, scope: Scope, kept: Filter) -> Filter:
+        """Return the filter that was kept, with the users whose keys there are; the others stay pseudonyms."""
+        people = [who for who in map(_user, (kept.actor, kept.target)) if who is not None]
+        return _renamed(kept, await self.shown(scope, people)) if people else kept
+
     async def _keys_of(self, scope: Scope, stored: Sequence[Stored]) -> Mapping[UserId, SubjectKey]:
         wanted: set[UserId] = set()
         for each in stored:
@@ -142,6 +155,15 @@ class Subjects:
         _unopenable.add(1)
         _log.critical("what opens entry %d of %s was changed", stored.index, scope)
         return Opened(entry, (), is_damaged=True)
+
+
+def _renamed(query: Filter, names: Mapping[UserId, UserId] | Mapping[Principal, Principal]) -> Filter:
+    actor, target = query.actor, query.target
+    if isinstance(actor, UserId):
+        actor = names.get(actor, actor)
+    if (who := _user(target)) is not None:
+        target = names.get(who, who)
+    return query.model_copy(update={"actor": actor, "target": target})
 
 
 def _commits(stored: Stored) -> bool:

@@ -42,7 +42,7 @@ _INHERITED: Final = (
     "SSL_CERT_DIR",
     "LD_LIBRARY_PATH",
 )
-_INHERITED_PREFIXES: Final = ("OTEL_", "COVERAGE_")
+_INHERITED_PREFIXES: Final = ("OTEL_", "COVERAGE_", "WARDMESH_AUDIT_FORWARD_")
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,12 @@ class Audit(Surface):
     mine = method(audit.MINE)
     erase = method(audit.ERASE)
     erasures = method(audit.ERASURES)
+    add_forwarder = method(audit.ADD_FORWARDER)
+    list_forwarders = method(audit.LIST_FORWARDERS)
+    remove_forwarder = method(audit.REMOVE_FORWARDER)
+    pause_forwarder = method(audit.PAUSE_FORWARDER)
+    resume_forwarder = method(audit.RESUME_FORWARDER)
+    probe_forwarder = method(audit.PROBE_FORWARDER)
 
     def __init__(self, timed: Timed, emitter: Emitter) -> None:
         super().__init__(timed)

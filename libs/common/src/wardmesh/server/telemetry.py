@@ -171,8 +171,8 @@ def configure_logging(service: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # Their debug lines quote protocol frames and bodies; ours say what happened without them.
-    for chatty in ("nats", "faststream", "asyncio", "uvicorn.access", "httpcore", "httpx", "urllib3"):
+    # Their lines quote URLs, protocol frames and bodies; ours say what happened without them.
+    for chatty in ("nats", "faststream", "asyncio", "uvicorn.access", "httpcore2", "httpx2", "urllib3"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
 
 

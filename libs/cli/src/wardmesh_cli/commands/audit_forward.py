@@ -1,0 +1,178 @@
+"""`wardmesh audit forward`: send the log on to another system, a SIEM for instance, and see how far that is."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from wardmesh.contracts.audit import Forwarder, ForwarderState, ForwardFormat
+from wardmesh_cli.commanding import Run, mesh_command
+from wardmesh_cli.commands.audit_filter import (
+    ActionOption,
+    AgentOption,
+    OutcomeOption,
+    SinceOption,
+    TargetOption,
+    TextOption,
+    TraceOption,
+    UntilOption,
+    filter_of,
+    utc,
+)
+from wardmesh_cli.commands.secret import read_value
+from wardmesh_cli.connecting import Where
+from wardmesh_cli.failures import CommandFailed
+from wardmesh_cli.output import BAD, DOUBTFUL, GOOD, Styled
+from wardmesh_cli.parameters import ActorOption, CategoryOption, RequestOption
+
+app = typer.Typer(help="Send the log on to another system, in order, each entry at least once.", no_args_is_help=True)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="One word: siem")]
+_COLOURS: Final = {ForwarderState.OK: GOOD, ForwarderState.RETRYING: BAD, ForwarderState.STOPPED: DOUBTFUL}
+
+
+def register(group: typer.Typer) -> None:
+    group.add_typer(app, name="forward")
+
+
+@mesh_command(app, "add", where=Where.EITHER)
+async def add(
+    run: Run,
+    name: NameArgument,
+    address: Annotated[str, typer.Argument(metavar="URL", help="https://…; its path is not shown again.")],
+    form: Annotated[ForwardFormat, typer.Option("--format", help="ocsf, or entries as tail shows them.")] = (
+        ForwardFormat.OCSF
+    ),
+    secret: Annotated[bool, typer.Option("--secret", help="With a secret, from standard input or asked for.")] = False,
+    secret_file: Annotated[Path | None, typer.Option("--secret-file", help="With the secret in this file.")] = None,
+    header: Annotated[
+        str | None, typer.Option("--header", help="The secret's header, else Authorization: Bearer …")
+    ] = None,
+    start: Annotated[int | None, typer.Option("--start", min=0, help="From this index on, else from now.")] = None,
+    start_time: Annotated[
+        datetime | None, typer.Option("--from", help="From what was received at this time (UTC) on, else from now.")
+    ] = None,
+    category: CategoryOption = None,
+    actor: ActorOption = None,
+    agent: AgentOption = None,
+    action: ActionOption = None,
+    outcome: OutcomeOption = None,
+    target: TargetOption = None,
+    request: RequestOption = None,
+    trace: TraceOption = None,
+    text: TextOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+) -> None:
+    """Send what matches to an HTTPS endpoint, from now on or from further back."""
+    wanted = filter_of(
+        category=category,
+        actor=actor,
+        agent=agent,
+        action=action,
+        outcome=outcome,
+        target=target,
+        request_id=request,
+        trace_id=trace,
+        text=text,
+        since=since,
+        until=until,
+    )
+    value = None
+    if secret or secret_file is not None:
+        value = read_value(secret_file, what="secret").decode().rstrip("\r\n")
+    added = await run.mesh.audit.add_forwarder(
+        name=name,
+        url=address,
+        format=form,
+        secret=value,
+        secret_header=header,
+        filter=wanted,
+        start=start,
+        start_time=utc(start_time),
+    )
+    _show(run, added)
+    run.out.note(f"next: wardmesh audit forward test {name}", "dim")
+
+
+@mesh_command(app, "list", where=Where.EITHER)
+async def list_(run: Run) -> None:
+    """List what the log is sent on to, how far each is, and what troubles it."""
+    found = await run.mesh.audit.list_forwarders()
+    if run.out.as_json:
+        run.out.document(found)
+        return
+    run.out.table(
+        ("name", "address", "format", "state", "next", "behind", "delivered", "failing since", "error"),
+        [
+            (
+                each.name,
+                each.address,
+                each.format,
+                Styled(each.state, _COLOURS[each.state]),
+                each.next_start,
+                max(0, each.size - each.next_start),
+                each.delivered_at,
+                each.failing_since,
+                each.last_error,
+            )
+            for each in found.forwarders
+        ],
+    )
+
+
+@mesh_command(app, "remove", where=Where.EITHER)
+async def remove(run: Run, name: NameArgument) -> None:
+    """End one; how far it was is forgotten."""
+    await run.mesh.audit.remove_forwarder(name=name)
+    if run.out.as_json:
+        run.out.document({"name": name})
+    else:
+        run.out.line(f"nothing is sent on to {name} any more")
+
+
+@mesh_command(app, "pause", where=Where.EITHER)
+async def pause(run: Run, name: NameArgument) -> None:
+    """Stop one; it keeps its place."""
+    _show(run, await run.mesh.audit.pause_forwarder(name=name))
+
+
+@mesh_command(app, "resume", where=Where.EITHER)
+async def resume(run: Run, name: NameArgument) -> None:
+    """Let one go on, at once; also one that waits after a failure."""
+    _show(run, await run.mesh.audit.resume_forwarder(name=name))
+
+
+@mesh_command(app, "test", where=Where.EITHER)
+async def test(run: Run, name: NameArgument) -> None:
+    """Send the newest entry that matches, once more, and say what became of it."""
+    tested = await run.mesh.audit.probe_forwarder(name=name)
+    if run.out.as_json:
+        run.out.document(tested)
+    elif tested.index is None:
+        run.out.line("no entry matches yet, so nothing was sent")
+    elif tested.error is None:
+        run.out.line(f"entry {tested.index} was taken")
+    if tested.error is not None:
+        raise CommandFailed(f"Entry {tested.index} was not taken: {tested.error}.", _advice(tested.error))
+
+
+def _advice(error: str) -> str:
+    """Return what to do about a failure."""
+    return {
+        "not_public": "The address leads inside, or nowhere; an operator can allow it (WARDMESH_AUDIT_FORWARD_ALLOW).",
+        "tls": "Its certificate must be for this name, by an authority that the audit service trusts.",
+        "secret_unusable": "Remove the forwarder and add it anew: the service's key is not the one it was sealed with.",
+    }.get(error, "Look at the endpoint; what is due stays due until it is taken.")
+
+
+def _show(run: Run, forwarder: Forwarder) -> None:
+    if run.out.as_json:
+        run.out.document(forwarder)
+    else:
+        run.out.line(
+            f"{forwarder.name}: {forwarder.state}, to {forwarder.address}, from entry {forwarder.next_start} on"
+        )
