@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 
+from wardmesh.contracts.audit import HTTPS, SYSLOG_TCP, SYSLOG_TLS
 from wardmesh.crypto.errors import CryptoError
 from wardmesh.crypto.tlog_policy import Policy
 from wardmesh.server import pulling, streams
@@ -25,7 +26,8 @@ from wardmesh_audit.pruner import Pruner
 from wardmesh_audit.reading import ReadingService
 from wardmesh_audit.retention import RetentionService
 from wardmesh_audit.sealer import Sealer
-from wardmesh_audit.sending import HttpSender, tls_context
+from wardmesh_audit.sending import HttpSender, Senders, tls_context
+from wardmesh_audit.sending_syslog import SyslogSender
 from wardmesh_audit.service import AuditService
 from wardmesh_audit.settings import Settings
 from wardmesh_audit.signing import BucketMemory, LogSigner
@@ -116,12 +118,15 @@ def _forwarding(
     """What sends logs on, for as long as the block runs; and its operations."""
     vault, seconds = ForwardVault(read_key(settings.key_file)), settings.audit_forward_seconds
     outward = Outward(settings.forward_networks())
-    sender = HttpSender(outward, tls_context(settings.audit_forward_ca_file), seconds=seconds)
+    trusted = tls_context(settings.audit_forward_ca_file)
+    syslog = SyslogSender(outward, trusted, seconds=seconds)
+    sender = Senders({HTTPS: HttpSender(outward, trusted, seconds=seconds), SYSLOG_TLS: syslog, SYSLOG_TCP: syslog})
     store = PostgresForwarding(runtime.database, OutboxAudit(runtime.outbox))
     handlers.bind_forwarders(runtime.operations, ForwarderService(store, reading, sender, vault, subjects))
     try:
         yield Forwarding(store, reading, sender, vault, _now, timing=Timing(batch=seconds))
     finally:
+        syslog.close()
         outward.close()
 
 

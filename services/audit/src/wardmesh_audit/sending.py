@@ -1,4 +1,4 @@
-"""The way out by HTTPS: one POST a batch, taken when the answer is 2xx.
+"""The way out: which one an address names, and the one by HTTPS: one POST a batch, taken when the answer is 2xx.
 
 What always holds:
 - The certificate is verified for the name that the tenant gave, whatever address it resolved to.
@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 import httpx2
 
 from wardmesh_audit.batches import Batch, body_of, headers_of
-from wardmesh_audit.outward import NotPublic, Outward
-from wardmesh_audit.ports_forwarding import BatchTooLarge, NotDelivered, Target
+from wardmesh_audit.outward import IPAddress, NotPublic, Outward
+from wardmesh_audit.ports_forwarding import BatchTooLarge, Endpoint, NotDelivered, Sender, Target
 
 CONNECT_SECONDS: Final = 5.0
 ANSWER_BYTES: Final = 64 * 1024
@@ -90,6 +90,28 @@ class HttpEndpoint:
         return host if self._target.port == 443 else f"{host}:{self._target.port}"
 
 
+class Senders:
+    """The port `Sender`: the one for the address's scheme."""
+
+    def __init__(self, by_scheme: Mapping[str, Sender]) -> None:
+        self._by_scheme = by_scheme
+
+    def open(self, target: Target) -> AbstractAsyncContextManager[Endpoint]:
+        return self._by_scheme[target.scheme].open(target)
+
+
+async def reachable(outward: Outward, target: Target, seconds: float) -> IPAddress:
+    """Return the address that an attempt goes to; raise `NotDelivered` if there is none."""
+    try:
+        async with asyncio.timeout(seconds):
+            addresses = await outward.addresses(target.host, target.port)
+    except TimeoutError:
+        raise NotDelivered("timed_out") from None
+    except NotPublic:
+        raise NotDelivered("not_public") from None
+    return addresses[target.attempt % len(addresses)]
+
+
 class HttpSender:
     """The port `Sender` by HTTPS."""
 
@@ -101,14 +123,7 @@ class HttpSender:
     @asynccontextmanager
     async def open(self, target: Target) -> AsyncIterator[HttpEndpoint]:
         """Look where the name leads; the connection is made with the first batch."""
-        try:
-            async with asyncio.timeout(self._seconds):
-                addresses = await self._outward.addresses(target.host, target.port)
-        except TimeoutError:
-            raise NotDelivered("timed_out") from None
-        except NotPublic:
-            raise NotDelivered("not_public") from None
-        address = addresses[target.attempt % len(addresses)]
+        address = await reachable(self._outward, target, self._seconds)
         host = f"[{address}]" if address.version == 6 else str(address)
         transport = httpx2.AsyncHTTPTransport(
             verify=self._context,

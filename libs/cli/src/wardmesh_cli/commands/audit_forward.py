@@ -42,7 +42,9 @@ def register(group: typer.Typer) -> None:
 async def add(
     run: Run,
     name: NameArgument,
-    address: Annotated[str, typer.Argument(metavar="URL", help="https://…; its path is not shown again.")],
+    address: Annotated[
+        str, typer.Argument(metavar="URL", help="https://…, whose path is not shown again; syslog+tls://…")
+    ],
     form: Annotated[ForwardFormat, typer.Option("--format", help="ocsf, or entries as tail shows them.")] = (
         ForwardFormat.OCSF
     ),
@@ -67,7 +69,7 @@ async def add(
     since: SinceOption = None,
     until: UntilOption = None,
 ) -> None:
-    """Send what matches to an HTTPS endpoint, from now on or from further back."""
+    """Send what matches to an HTTPS endpoint or a syslog receiver, from now on or from further back."""
     wanted = filter_of(
         category=category,
         actor=actor,
@@ -165,6 +167,8 @@ def _advice(error: str) -> str:
     return {
         "not_public": "The address leads inside, or nowhere; an operator can allow it (WARDMESH_AUDIT_FORWARD_ALLOW).",
         "tls": "Its certificate must be for this name, by an authority that the audit service trusts.",
+        "not_encrypted": "Use syslog+tls://, or let an operator name its network (WARDMESH_AUDIT_FORWARD_ALLOW).",
+        "cut_off": "A receiver must answer close_notify with its own (RFC 5425): else nobody knows what it read.",
         "secret_unusable": "Remove the forwarder and add it anew: the service's key is not the one it was sealed with.",
     }.get(error, "Look at the endpoint; what is due stays due until it is taken.")
 

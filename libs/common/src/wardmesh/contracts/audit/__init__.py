@@ -46,6 +46,7 @@ from wardmesh.contracts.audit.events import (
 )
 from wardmesh.contracts.audit.forwarding import (
     ADD_FORWARDER,
+    HTTPS,
     LIST_FORWARDERS,
     MAX_FORWARDERS,
     PAUSE_FORWARDER,
@@ -53,6 +54,8 @@ from wardmesh.contracts.audit.forwarding import (
     PROBE_SECONDS,
     REMOVE_FORWARDER,
     RESUME_FORWARDER,
+    SYSLOG_TCP,
+    SYSLOG_TLS,
     AddForwarder,
     Address,
     Forwarder,
@@ -214,6 +217,7 @@ __all__ = [
     "ERASED",
     "ERASURES",
     "HOLDS",
+    "HTTPS",
     "LEAVES",
     "LIFT_HOLD",
     "LIST_FORWARDERS",
@@ -258,6 +262,8 @@ __all__ = [
     "SECURITY",
     "SELECT",
     "SET_RETENTION",
+    "SYSLOG_TCP",
+    "SYSLOG_TLS",
     "TAIL",
     "TILE",
     "WITNESSES",

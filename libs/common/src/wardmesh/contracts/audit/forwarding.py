@@ -34,15 +34,18 @@ from wardmesh.contracts.operation import (
 
 MAX_FORWARDERS: Final = 8
 """Of one scope. Each reads the log once more."""
+HTTPS: Final = "https"
+SYSLOG_TLS: Final = "syslog+tls"
+SYSLOG_TCP: Final = "syslog+tcp"
 PROBE_SECONDS: Final = 8.0
 """How long an endpoint may take for a probe."""
 _ADDRESS: Final = re.compile(
-    r"(?P<scheme>https)://"
+    r"(?P<scheme>https|syslog\+tls|syslog\+tcp)://"
     r"(?P<host>[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])"
     r"(:(?P<port>[1-9][0-9]{0,4}))?"
     r"(?P<path>/[\x21\x22\x24-\x7e]*)?"
 )
-_PORTS: Final = {"https": 443}
+_PORTS: Final = {"https": 443, "syslog+tls": 6514, "syslog+tcp": 601}
 _RESERVED_HEADERS: Final = re.compile(
     r"(?i:host|connection|content-.*|transfer-encoding|te|trailer|upgrade|expect|accept-encoding|wardmesh-.*)"
 )
@@ -69,7 +72,12 @@ def parse_address(text: str) -> Address:
     """Return the parts of a forwarder's address; raise `ValueError`, which does not quote it, for one that is none."""
     found = _ADDRESS.fullmatch(text)
     if found is None:
-        raise ValueError("an address is https://host[:port][/path], without a user and a fragment")
+        raise ValueError(
+            "an address is https://host[:port][/path], syslog+tls://host[:port] or syslog+tcp://host[:port], "
+            "without a user and a fragment"
+        )
+    if found["scheme"] != HTTPS and found["path"] not in (None, "/"):
+        raise ValueError("an address of a syslog receiver has no path")
     port = int(found["port"] or _PORTS[found["scheme"]])
     if port > 65_535:
         raise ValueError("a port is 65535 at the most")
@@ -113,10 +121,11 @@ class ForwarderState(enum.StrEnum):
 
 
 class AddForwarder(Message):
-    """Send entries that match to `url`, each batch as a POST of NDJSON.
+    """Send entries that match to `url`: each batch as a POST of NDJSON, or each entry as a syslog message.
 
     From index `start` on, else from what was received at `start_time`, else from now. With a `secret`,
-    `Authorization: Bearer …` goes with each batch, or the header that is named with the secret as it is.
+    `Authorization: Bearer …` goes with each POST, or the header that is named with the secret as it is. Syslog goes by
+    TLS (RFC 5425); without it (`syslog+tcp`) into networks alone that an operator has named.
     """
 
     name: Token
@@ -132,6 +141,8 @@ class AddForwarder(Message):
     def _header_of_a_secret(self) -> Self:
         if self.secret_header is not None and self.secret is None:
             raise ValueError("a header is named for a secret, and there is none")
+        if self.secret is not None and parse_address(self.url).scheme != HTTPS:
+            raise ValueError("syslog has no place for a secret")
         return self
 
 

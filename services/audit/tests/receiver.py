@@ -1,0 +1,116 @@
+"""A syslog receiver: TLS or TCP, octet counting, and ways to misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import ssl
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from socket import SHUT_WR, SO_LINGER, SOL_SOCKET, socket
+from typing import Any
+
+from wardmesh_cli.embedded.certificates import make_authority, make_server
+
+MESSAGE = re.compile(
+    rb"<(?P<priority>\d{1,3})>1 (?P<time>\S+) (?P<host>\S{1,255}) (?P<app>\S{1,48}) (?P<process>\S{1,128}) "
+    rb"(?P<id>\S{1,32}) (?P<data>\[(?:[^\]\\]|\\.)*\]) (?P<text>.*)",
+    re.DOTALL,
+)
+"""RFC 5424, as far as ours goes; written from the RFC and not from our code."""
+
+
+@dataclass
+class Receiver:
+    """`manner` is of the next connections: `ends`, `resets`, `stays`, `reads slowly`, `cuts off`."""
+
+    port: int = 0
+    ca_file: Path = field(default_factory=Path)
+    manner: list[str] = field(default_factory=list)
+    messages: list[bytes] = field(default_factory=list)
+    connections: int = 0
+    context: ssl.SSLContext | None = None
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def parsed(self) -> list[dict[str, bytes]]:
+        found = []
+        for message in self.messages:
+            match = MESSAGE.fullmatch(message)
+            assert match is not None, message
+            found.append(match.groupdict())
+        return found
+
+    @property
+    def indexes(self) -> list[int]:
+        return [json.loads(each["text"])["metadata"]["sequence"] for each in self.parsed]
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        manner = self.manner.pop(0) if self.manner else "ends"
+        try:
+            if manner == "cuts off":
+                await reader.readexactly(100)
+                self._reset(writer)
+                return
+            if manner == "reads slowly":
+                while await reader.read(1):
+                    await asyncio.sleep(0.2)
+                return
+            while length := await self._length(reader):
+                self.messages.append(await reader.readexactly(length))
+            if manner == "resets":
+                self._reset(writer)
+            elif manner == "stays":
+                await self.release.wait()
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async def _length(self, reader: asyncio.StreamReader) -> int:
+        digits = b""
+        while (byte := await reader.read(1)) not in (b" ", b""):
+            digits += byte
+        assert digits.isdigit() or not digits
+        return int(digits or 0)
+
+    def _reset(self, writer: asyncio.StreamWriter) -> None:
+        writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+
+@asynccontextmanager
+async def receiver(folder: Path | None) -> AsyncIterator[Receiver]:
+    """A receiver at `localhost`, by TLS if there is a folder for its certificate."""
+    found = Receiver()
+    options: dict[str, Any] = {"limit": 4096}
+    if folder is not None:
+        now = datetime.now(UTC)
+        tls = make_server(make_authority(folder, now=now), folder, ["localhost"], now=now)
+        found.ca_file = tls.authority
+        options["ssl"] = found.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        found.context.load_cert_chain(tls.certificate, tls.key)
+    server = await asyncio.start_server(found.serve, "127.0.0.1", 0, **options)
+    found.port = server.sockets[0].getsockname()[1]
+    try:
+        yield found
+    finally:
+        found.release.set()
+        server.close()
+
+
+def end_rudely(listening: socket, context: ssl.SSLContext) -> None:
+    """Take one connection, read something, and end it as TCP does, without a word of TLS; in a thread."""
+    taken, _ = listening.accept()
+    secured = context.wrap_socket(taken, server_side=True)
+    secured.recv(1)
+    with socket(fileno=secured.detach()) as plain:
+        plain.shutdown(SHUT_WR)
+        while plain.recv(4096):
+            pass
