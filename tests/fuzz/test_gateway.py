@@ -104,3 +104,21 @@ def test_no_path_and_no_method_breaks_the_door(running_mesh: EmbeddedMesh, path:
         answer = http.request(method, "/" + quote(path.encode("utf-8", "surrogatepass")))
     assert answer.status_code < 500
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.property
+@settings(suppress_health_check=list(HealthCheck))
+@given(
+    head=st.one_of(st.just("old 0\n\n"), st.text(max_size=40), hostile),
+    lines=st.lists(st.one_of(st.text(max_size=30), hostile, st.just(""), st.just("AA==")), max_size=8),
+    tail=st.binary(max_size=100),
+)
+def test_nothing_that_nobody_signed_breaks_the_witness(
+    running_mesh: EmbeddedMesh, head: str, lines: list[str], tail: bytes
+) -> None:
+    body = (head + "\n".join(lines)).encode("utf-8", "surrogatepass") + tail
+    with httpx2.Client(base_url=running_mesh.http_url, timeout=20) as http:
+        answer = http.post("/v1/witness/add-checkpoint", content=body)
+    assert answer.status_code in {400, 403, 404, 413, 422, 429}
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert json.loads(answer.content)["status"] == answer.status_code

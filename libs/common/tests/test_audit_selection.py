@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,10 +24,12 @@ from wardmesh.audit_selection_verify import is_selection, verify_selection
 from wardmesh.contracts.audit import MAX_NODES, Checkpoint, Filter, Nodes, SelectedLeaves
 from wardmesh.crypto.checkpoint import Checkpoint as Head
 from wardmesh.crypto.checkpoint import sign_checkpoint
+from wardmesh.crypto.cosignature import Cosigner, with_lines
 from wardmesh.crypto.errors import MalformedEncoding
 from wardmesh.crypto.merkle import leaf_hash, root_of
-from wardmesh.crypto.note import Signer
+from wardmesh.crypto.note import SignedNote, Signer
 from wardmesh.crypto.selection import SelectedTree, nodes_to, perfect_subtrees
+from wardmesh.crypto.tlog_policy import Policy
 from wardmesh.ids import EventId, UserId, WorkspaceId
 
 SCOPE = WorkspaceId.new()
@@ -75,6 +78,7 @@ class FakeLog:
     signs_at: int | None = None
     calls_left: int = 10**9
     asked: list[int] = field(default_factory=list)
+    cosigners: tuple[Cosigner, ...] = ()
 
     def _count(self) -> None:
         self.calls_left -= 1
@@ -85,7 +89,9 @@ class FakeLog:
         self._count()
         size = self.signs_at or len(self.leaves)
         root = root_of([leaf_hash(each) for each in self.leaves[:size]])
-        note = sign_checkpoint(Head("wardmesh.test", size, root), SIGNER)
+        head = Head("wardmesh.test", size, root)
+        signed = SignedNote.parse(sign_checkpoint(head, SIGNER))
+        note = with_lines(signed, [each.sign(head, 1) for each in self.cosigners]).encode()
         return Checkpoint(note=note.decode(), verifier_key=str(SIGNER.verifier), size=size)
 
     async def select(self, *, filter: Filter, start: int, end: int) -> SelectedLeaves:  # noqa: A002
@@ -368,3 +374,15 @@ def test_every_line_reads_back_as_it_was(index: int, text: str) -> None:
         assert line.count(b"\n") == 1
         assert line.endswith(b"\n")
         assert rows.decode(line) == row
+
+
+async def test_a_part_of_a_log_is_held_to_its_witnesses_too(tmp_path: Path) -> None:
+    one, two = (Cosigner(name, Ed25519PrivateKey.generate()) for name in ("w1", "w2"))
+    log = FakeLog([leaf(number) for number in range(20)], cosigners=(one,))
+    await export_selection(log, tmp_path / "part", Format.NDJSON, Filter(text="x"))
+    keys = [str(one.verifier), str(two.verifier)]
+    report = verify_selection(tmp_path / "part", policy=Policy.of_keys(keys, 1))
+    assert report.is_sound
+    assert "cosigned   by w1" in str(report)
+    report = verify_selection(tmp_path / "part", policy=Policy.of_keys(keys))
+    assert "missing: w2" in str(report.damage)

@@ -88,7 +88,6 @@ class FakeWitnessed(Failing):
 
     def __init__(self) -> None:
         self.latest: dict[str, Latest] = {}
-        self.recorded: list[AuditEvent] = []
 
     async def advance(self, call: Call, checkpoint: Checkpoint, note: str, allow: Callable[[Latest], None]) -> None:
         self._fail()

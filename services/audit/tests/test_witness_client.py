@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from wardmesh_audit.witness_client import HttpWitnessDoor
 from wardmesh_audit.witness_ports import WitnessAnswer, WitnessUnreachable
+from wardmesh_cli.embedded.certificates import server_certificate
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 seen: list[bytes] = []
@@ -97,3 +101,23 @@ async def test_who_is_not_there_is_unreachable(door: HttpWitnessDoor) -> None:
     for url in ("http://127.0.0.1:1", "https://127.0.0.1:1", "http://[", "nonsense"):
         with pytest.raises(WitnessUnreachable):
             await door.add_checkpoint(url, b"")
+
+
+async def test_a_witness_by_https_is_believed_by_its_certificate_alone(door: HttpWitnessDoor, tmp_path: Path) -> None:
+    files = server_certificate(tmp_path / "tls", ["127.0.0.1"], now=datetime.now(UTC))
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(files.certificate, files.key)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 409 Conflict\r\ncontent-length: 2\r\nconnection: close\r\n\r\n7\n")
+        await writer.drain()
+        writer.close()
+
+    trusting = HttpWitnessDoor(files.authority)
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls) as server:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(WitnessUnreachable):
+            await door.add_checkpoint(url, b"")
+        assert await trusting.add_checkpoint(url, b"") == WitnessAnswer(409, b"7\n")
+        await trusting.close()

@@ -62,6 +62,7 @@ def grow(latest: Latest, old: int, size: int, log: OtherLog = LOG, proof: tuple[
     check_growth(latest, request, checkpoint)
 
 
+@pytest.mark.property
 @given(st.integers(0, 40), st.integers(0, 40))
 def test_every_growth_is_allowed_and_no_fork(old: int, more: int) -> None:
     size = old + more
@@ -125,6 +126,15 @@ def test_a_log_may_have_several_keys_and_none_may_be_wrong() -> None:
         check_signed(other, checkpoint, logs)
 
 
+def test_extension_lines_need_a_signature_that_covers_them() -> None:
+    extended = LOG.checkpoint(3, "added by somebody")
+    quantum = MLDSA.sign(LOG.checkpoint(3))  # which signs the first three lines
+    logs = {KEY.name: (KEY, MLDSA.verifier)}
+    with pytest.raises(NotTheLogs):
+        check_signed(SignedNote(extended.text(), (quantum,)), extended, logs)
+    check_signed(SignedNote(extended.text(), (quantum, LOG.signer.sign(extended.text()))), extended, logs)
+
+
 LIST = f"""# a list
 logs/v0
 
@@ -164,6 +174,7 @@ def test_what_is_no_list_is_refused(text: str) -> None:
         read_list(text.encode())
 
 
+@pytest.mark.property
 @given(st.text(max_size=100))
 def test_whatever_a_list_says_it_is_read_or_refused(text: str) -> None:
     with suppress(ValueError):

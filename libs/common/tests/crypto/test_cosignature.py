@@ -139,6 +139,7 @@ def test_keys_have_one_spelling() -> None:
     assert "Ed25519PrivateKey" not in repr(ONE)
 
 
+@pytest.mark.property
 @given(st.binary(max_size=120))
 def test_no_other_bytes_pass_for_a_cosignature(signature: bytes) -> None:
     if signature:

@@ -45,6 +45,7 @@ def cosigned_by(*names: str) -> tuple[Policy, bool]:
     return policy, True
 
 
+@pytest.mark.property
 @given(st.sets(st.sampled_from(NAMES)))
 def test_the_specifications_example_is_evaluated_as_it_says(names: set[str]) -> None:
     enough = len(names & {"x1", "x2", "x3"}) >= 2 and bool(names & {"y1", "y2", "y3"})
@@ -54,6 +55,7 @@ def test_the_specifications_example_is_evaluated_as_it_says(names: set[str]) -> 
     assert policy.logs == (str(LOG.verifier),)
 
 
+@pytest.mark.property
 @given(st.sets(st.sampled_from(NAMES)), st.integers(1, 6))
 def test_keys_and_a_number_are_a_policy_too(names: set[str], quorum: int) -> None:
     policy = Policy.of_keys([str(signer.verifier) for signer in SIGNERS.values()], quorum)
@@ -139,6 +141,7 @@ def test_a_policy_has_a_bound() -> None:
             Policy.of_keys(keys[:2], quorum)
 
 
+@pytest.mark.property
 @given(st.binary(max_size=200))
 def test_whatever_a_file_holds_is_a_policy_or_refused(data: bytes) -> None:
     with suppress(CryptoError):

@@ -77,6 +77,7 @@ def test_what_is_no_request_is_refused(body: bytes) -> None:
         AddCheckpoint.parse(body)
 
 
+@pytest.mark.property
 @given(st.binary(max_size=300), st.integers(0, len(REQUEST)), st.integers(0, 40))
 @example(b"\n\n", 0, 0)
 def test_whatever_arrives_is_read_as_it_was_written_or_refused(inserted: bytes, at: int, dropped: int) -> None:
@@ -88,6 +89,7 @@ def test_whatever_arrives_is_read_as_it_was_written_or_refused(inserted: bytes, 
     assert request.encode() == body
 
 
+@pytest.mark.property
 @given(st.integers(0, 2**63 - 1), st.lists(st.binary(min_size=32, max_size=32), max_size=MAX_PROOF_LINES))
 def test_what_is_written_is_read(old_size: int, proof: list[bytes]) -> None:
     note = sign_note(Checkpoint("example.org/ws_1", 7, bytes(32)).text(), [LOG])
@@ -101,6 +103,7 @@ def test_what_is_no_size_is_refused(body: bytes) -> None:
         parse_size(body)
 
 
+@pytest.mark.property
 @given(st.binary(max_size=400))
 @example(b"\xe2\x80\x94 w AAAAAAA=\n")
 @example(b"\xe2\x80\x94 w\n")

@@ -58,11 +58,14 @@ def read(body: bytes) -> tuple[AddCheckpoint, Checkpoint]:
 
 
 def check_signed(note: SignedNote, checkpoint: Checkpoint, logs: Logs) -> None:
-    """Return only if a trusted key of the checkpoint's log has signed the note, and none of them wrongly."""
+    """Return only if a trusted key of the checkpoint's log has signed the note, and none of them wrongly.
+
+    An ML-DSA-44 signature does not cover extension lines. Anybody could add some; such a note needs one that does.
+    """
     keys = {(key.name, key.key_id): key for key in logs.get(checkpoint.origin, ())}
     if not keys:
         raise UnknownLog
-    verified = 0
+    enough = False
     for line in note.signatures:
         key = keys.get((line.name, line.key_id))
         if key is None:
@@ -70,12 +73,13 @@ def check_signed(note: SignedNote, checkpoint: Checkpoint, logs: Logs) -> None:
         try:
             if isinstance(key, VerifierKey):
                 key.verify(note.text, line.signature)
+                enough = True
             else:
                 key.verify(checkpoint, line.signature)
+                enough = enough or not checkpoint.extensions
         except CryptoError as error:
             raise NotTheLogs from error
-        verified += 1
-    if not verified:
+    if not enough:
         raise NotTheLogs
 
 
