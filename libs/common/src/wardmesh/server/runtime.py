@@ -11,6 +11,7 @@ non-zero status, for its supervisor to start it anew.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -45,6 +46,8 @@ from wardmesh.server.tokens import import_key
 from wardmesh.subjects import AuditSubject
 
 VERSION: Final = "0.1.0"
+COLLECT_AFTER: Final = 20_000
+"""Objects more than there were, instead of 700: a batch of events is larger, and not a circle is among them."""
 _log = logging.getLogger(__name__)
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
 
@@ -241,10 +244,18 @@ async def _run(service: str, settings: SettingsT, build: Build[SettingsT]) -> st
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, runtime.ended.set)
+        _leave_in_peace()
         _log.info("ready")
         await runtime.ended.wait()
         _log.info("stopping")
     return runtime.failure
+
+
+def _leave_in_peace() -> None:
+    """Have the collector look seldom, and no more at what was made once and stays: modules, models, statements."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)
 
 
 def _event_loop() -> asyncio.AbstractEventLoop:
