@@ -170,9 +170,11 @@ async def test_a_checkpoint_is_cosigned_by_all_and_asked_for_once(world: World) 
     assert [request.old_size for request in world.asked("w1")] == [0, 5]
 
 
-async def test_an_empty_log_has_nothing_to_witness(strict: World) -> None:
-    assert (await strict.checkpoint()).size == 0
-    assert strict.door.asked == []
+async def test_that_a_log_is_empty_is_no_quorums_word(world: World, strict: World) -> None:
+    assert (await world.checkpoint()).size == 0
+    with pytest.raises(NotWitnessed):
+        await strict.checkpoint()
+    assert world.door.asked == strict.door.asked == []
 
 
 async def test_receipts_have_the_lines_too(strict: World) -> None:
@@ -224,6 +226,24 @@ async def test_a_witness_that_fails_keeps_nothing_back_and_is_left_alone(
     world.mended("w1")
     await world.forget()
     assert world.who((await world.checkpoint()).note) == set(NAMES)
+
+
+async def test_a_witness_that_is_down_for_long_is_shown_and_asked_ever_less(world: World) -> None:
+    world.breaks("w1", WitnessUnreachable("ConnectError"))
+    pauses = []
+    for number in range(9):
+        await world.seal(1)
+        assert (world.cosigning[0].degraded() is None) == (number < 3)
+        await world.checkpoint()
+        (url,) = {url for url, scope in world.cosigning[0]._pauses if scope is None}
+        _, seconds = world.cosigning[0]._pauses[url, None]
+        pauses.append(seconds)
+        world.cosigning[0]._pauses[url, None] = (0.0, seconds)  # it is over
+    assert pauses == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0, 300.0]
+    assert world.cosigning[0].degraded() == "witnesses that cannot be reached: w1"
+    world.mended("w1")
+    assert world.who((await world.checkpoint()).note) == set(NAMES)
+    assert world.cosigning[0].degraded() is None
 
 
 async def test_a_policy_that_asks_for_a_quorum_gives_out_nothing_without(strict: World) -> None:

@@ -75,6 +75,7 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
         asking.push_async_callback(door.close)
         cosigning = Cosigning(policy, store, kept, door, memory, alarm, _now)
         asking.push_async_callback(cosigning.close)
+        runtime.health.warn("witnesses", cosigning.degraded)
     prover = Prover(store, wakeups, signer, memory, alarm, subjects, cosigning)
     witness_signer, logs = _witness(settings)
     witness = WitnessService(PostgresWitnessed(runtime.database), witness_signer, logs, memory, runtime.audit, _now)

@@ -48,6 +48,8 @@ MAX_UNDER_WAY: Final = 256
 AT_ONCE: Final = 8
 """Requests that one witness gets from us at a time."""
 FIRST_PAUSE_SECONDS: Final = 5.0
+LONG_PAUSE_SECONDS: Final = 20.0
+"""After three failures in a row: what is said aloud."""
 LONGEST_PAUSE_SECONDS: Final = 300.0
 MAX_REMEMBERED: Final = 10_000
 """Pauses and complete notes, by log; beyond that the oldest are forgotten, which costs a question."""
@@ -145,7 +147,8 @@ class Cosigning:
     async def collect(self, scope: Scope, signed: SignedHead, seconds: float) -> Collected:
         """Return what was signed with the witnesses' lines; ask for those that are missing, `seconds` at the most."""
         if signed.size == 0 or not self._places:
-            return Collected(signed.note, is_enough=True)
+            # That a log is empty is remembered by nobody, so nobody is asked about it; a quorum has not seen it.
+            return Collected(signed.note, self.policy.is_met(()))
         own, complete = self._complete.get(scope, (b"", b""))
         if own == signed.note:
             return Collected(complete, is_enough=True)
@@ -167,6 +170,13 @@ class Cosigning:
         if len(there) == len(self.policy.witnesses):
             _remember(self._complete, scope, (signed.note, cosigned))
         return Collected(cosigned, self.policy.is_met(there), overtaken)
+
+    def degraded(self) -> str | None:
+        """Return in a few words which witnesses could not be reached time and again, or None."""
+        down = [
+            place.name for place in self._places if self._pauses.get((place.url, None), (0, 0))[1] >= LONG_PAUSE_SECONDS
+        ]
+        return f"witnesses that cannot be reached: {', '.join(down)}" if down else None
 
     async def close(self) -> None:
         """End what is under way."""
