@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -103,6 +104,25 @@ async def test_batches_grow_with_the_load(bare_nats: Any, nats_client: Client, s
         while sum(map(len, received.batches)) < 200:
             await asyncio.sleep(0.01)
     assert len(received.batches) < 20
+
+
+async def test_a_batch_has_as_many_as_fit(
+    bare_nats: Any, nats_client: Client, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulling, "BATCH_BYTES", 4_000)
+    monkeypatch.setattr(pulling, "LARGEST_BYTES", 1_000)
+    jetstream = nats_client.jetstream()
+    sizes = [100] * 60 + [1_000] * 60 + [5_000] * 3
+    for size in sizes:
+        await jetstream.publish(f"{stream}.x", b"x" * size)
+    async with reading(bare_nats.url, stream, 5.0, []) as received, asyncio.timeout(10):
+        while sum(map(len, received.batches)) < len(sizes):
+            await asyncio.sleep(0.01)
+    assert [len(data) for batch in received.batches for data in batch] == sizes
+    assert len(received.batches[0]) == 4, "before any was seen, each may be the largest"
+    assert len(received.batches[1]) > 4
+    for before, batch in itertools.pairwise(received.batches):
+        assert len(batch) <= max(1, 4_000 // max(map(len, before)))
 
 
 async def test_a_consumer_that_is_gone_is_reported(

@@ -9,7 +9,8 @@ come again when their acknowledgement is overdue (docs/adr/0009 has how often).
 
 What always holds after `start`:
 - A batch is handed on as soon as there is something, with whatever else is there; it never waits to be full. While one
-  is worked on the next gathers at the broker, so batches grow with the load.
+  is worked on the next gathers at the broker, so batches grow with the load, up to `BATCH_BYTES`: a pull counts
+  messages, so it asks for as many as fit if none is larger than the largest of the last batch.
 - What was pulled is handed on.
 - A consumer that does not answer for `LOST_SECONDS` (somebody deleted it, or its stream was restored) is reported to
   `lost`, which should end the process: at the next start it is made anew.
@@ -28,6 +29,9 @@ from faststream.nats.subscriber.usecases import BatchPullStreamSubscriber, PullS
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
+BATCH_BYTES: Final = 32 * 1024 * 1024
+LARGEST_BYTES: Final = 1024 * 1024
+"""Of a message: what is expected before the first is seen (the broker's `max_payload`)."""
 FAILED_PAUSE_SECONDS: Final = 0.5
 LOST_SECONDS: Final = 15.0
 """Longer than a cluster takes to find a new leader."""
@@ -55,13 +59,14 @@ class PromptFetch:
         self._full_batch = full_batch
         self._lost = lost
         self._failing_since: float | None = None
+        self._fit = BATCH_BYTES // LARGEST_BYTES
 
     async def fetch(self, batch: int = 1, timeout: float | None = 5, heartbeat: float | None = None) -> list[Msg]:
         """Return what there is as soon as there is something; raise `nats.errors.TimeoutError` if nothing came."""
         if batch < self._full_batch:  # the rest of a batch that has something already
             raise nats.errors.TimeoutError
         try:
-            messages = await self._fetch(batch, timeout, heartbeat)
+            messages = await self._fetch(min(batch, self._fit), timeout, heartbeat)
         except TimeoutError:
             self._failing_since = None
             raise nats.errors.TimeoutError from None
@@ -72,6 +77,7 @@ class PromptFetch:
             await self._failed(error)
             raise nats.errors.TimeoutError from None
         self._failing_since = None
+        self._fit = max(1, BATCH_BYTES // max(1, *(len(message.data) for message in messages)))
         return messages
 
     async def _failed(self, error: nats.errors.Error) -> None:
