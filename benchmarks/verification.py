@@ -23,13 +23,15 @@ from benchmarks.log_events import make_event, make_people
 from benchmarks.report import Figure, step
 from benchmarks.servers import run
 from wardmesh.audit_export import export_log, verify_export
-from wardmesh.contracts.audit import Checkpoint, Leaves
+from wardmesh.contracts.audit import Checkpoint, EntryOpenings, Leaves, Opening
 from wardmesh.crypto.checkpoint import Checkpoint as Head
 from wardmesh.crypto.checkpoint import sign_checkpoint
-from wardmesh.crypto.merkle import Frontier, leaf_hash
+from wardmesh.crypto.merkle import Frontier
 from wardmesh.crypto.note import Signer
 from wardmesh.ids import WorkspaceId
-from wardmesh_audit.domain import encode_leaf
+from wardmesh.server.publishing import encode
+from wardmesh.subjects import AuditSubject
+from wardmesh_audit.domain import decode_envelope
 
 TEMPLATES: Final = 2_000
 """Different entries; they recur, which no hash is the faster for."""
@@ -41,8 +43,21 @@ class Log:
     def __init__(self, size: int) -> None:
         rng, scope = random.Random(size), WorkspaceId.new()
         people, now = make_people(rng), datetime.now(UTC)
-        templates = [encode_leaf(scope, "audit", now, make_event(rng, people)) for _ in range(min(size, TEMPLATES))]
-        self._leaves = [(leaf, leaf_hash(leaf)) for leaf in templates]
+        events = [make_event(rng, people, now) for _ in range(min(size, TEMPLATES))]
+        subject = AuditSubject(scope, "audit").format()
+        made = [
+            candidate
+            for event in events
+            for candidate in decode_envelope(
+                subject, b'{"events":[%b]}' % encode(event), now, random=rng.randbytes
+            ).candidates
+        ]
+        self._leaves = [(each.leaf, each.leaf_hash) for each in made]
+        self._openings = [
+            tuple(Opening(path=said.path, salt=salt, value=said.value) for said, salt in each.committed)
+            for each in made
+        ]
+        templates = [each.leaf for each in made]
         self._origin = f"benchmark/{scope}"
         self._signer = Signer(self._origin, Ed25519PrivateKey.generate())
         self.size = size
@@ -57,7 +72,16 @@ class Log:
 
     async def leaves(self, *, start: int, limit: int) -> Leaves:
         page = [self._leaves[index % TEMPLATES] for index in range(start, min(start + limit, self.size))]
-        return Leaves(leaves=tuple(leaf for leaf, _ in page), hashes=tuple(digest for _, digest in page))
+        openings = [
+            EntryOpenings(index=index, openings=said)
+            for index in range(start, start + len(page))
+            if (said := self._openings[index % TEMPLATES])
+        ]
+        return Leaves(
+            leaves=tuple(leaf for leaf, _ in page),
+            hashes=tuple(digest for _, digest in page),
+            openings=tuple(openings),
+        )
 
 
 def _verified(folder: Path) -> tuple[float, float]:

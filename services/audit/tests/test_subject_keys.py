@@ -114,7 +114,7 @@ async def test_names_tell_nothing_and_only_the_owner_reads(folder: Path) -> None
     await keys.begin(SCOPE, person, PendingErasure(EventId.new(), 1))
 
     files = _files(folder)
-    assert len(files) == 6  # id, secret, lock, person, pseudonym, erasure
+    assert len(files) == 7  # id, secret, two locks, person, pseudonym, erasure
     for file in files:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert not any(word in str(file.relative_to(folder)) for word in (person, SCOPE, key.pseudonym))
@@ -129,8 +129,36 @@ async def test_nothing_of_a_destroyed_key_is_left_in_its_file(folder: Path) -> N
         assert person.encode() in opened.read()
         await keys.destroy(SCOPE, person)
         opened.seek(0)
-        assert opened.read().strip(b"\0") == b""
+        assert opened.read().strip(b"\0\n") == b""
     assert _files(folder / "people") == _files(folder / "pseudonyms") == []
+
+
+async def test_of_keys_that_were_made_at_once_one_is_destroyed_and_the_others_stay(folder: Path) -> None:
+    keys, people = KeyFolder.open(folder), [UserId.new() for _ in range(150)]
+    made = await keys.get_or_make(SCOPE, people)
+    assert len({file.stat().st_ino for file in _files(folder / "people")}) == 3, "three files, each with many names"
+    await keys.destroy(SCOPE, people[70])
+
+    kept = {who: key for who, key in made.items() if who != people[70]}
+    for each in (keys, KeyFolder.open(folder)):
+        assert await each.find(SCOPE, people) == kept
+        assert set(await each.named(SCOPE, [key.pseudonym for key in made.values()])) == {
+            key.pseudonym for key in kept.values()
+        }
+    files = b"".join(file.read_bytes() for file in _files(folder))
+    assert people[70].encode() not in files
+    assert made[people[70]].secret.hex().encode() not in files
+    assert (await keys.get_or_make(SCOPE, people))[people[70]] != made[people[70]]
+
+
+async def test_what_a_crash_left_is_swept_away(folder: Path) -> None:
+    KeyFolder.open(folder)
+    old, young = folder / "people" / ".old", folder / "people" / ".young"
+    for file in (old, young):
+        file.write_bytes(b"{}")
+    os.utime(old, (0, 0))
+    KeyFolder.open(folder)
+    assert (old.exists(), young.exists()) == (False, True)
 
 
 async def test_a_crash_between_any_two_steps_is_repaired_by_the_next_who_asks(
@@ -163,7 +191,7 @@ async def test_a_crash_between_any_two_steps_is_repaired_by_the_next_who_asks(
         assert await after.named(SCOPE, [key.pseudonym]) == {key.pseudonym: key}
         await after.destroy(SCOPE, person)
         assert await after.find(SCOPE, [person]) == await after.named(SCOPE, [key.pseudonym]) == {}
-        assert all(not file.read_bytes().strip(b"\0") for file in _files(folder / "pseudonyms"))
+        assert all(not file.read_bytes().strip(b"\0\n") for file in _files(folder / "pseudonyms"))
         if not crashed:
             return
     pytest.fail("it never came to an end")

@@ -47,7 +47,7 @@ CONNECT_SECONDS: Final = 5
 SPOOL_LAG_SECONDS: Final = 60.0
 """An event that waits longer than this waits for somebody to do something."""
 PORTS: Final = {4222: "--port", 4223: "--websocket-port", 8080: "--http-port", 8081: "--ingest-port"}
-_PRIVATE_IN_FOLDER: Final = ("profile.json", "identities")
+_PRIVATE_IN_FOLDER: Final = ("profile.json", "identities", "subject-keys")
 
 
 class State(enum.StrEnum):

@@ -2,16 +2,16 @@
 
     id                 which folder this is; the database remembers it, so that no other is taken for it
     secret             32 random bytes, by which the names below are made: they tell nothing
-    people/HMAC        {"scope":…,"subject":…,"key":…}, by scope and user
-    pseudonyms/HMAC    the same file (a hard link), by scope and pseudonym
+    people/HMAC        {"scope":…,"subject":…,"key":…}, by scope and user; a line for each whose key was made at once
+    pseudonyms/HMAC    the same file (hard links), by scope and pseudonym
     erasures/HMAC      an erasure of that user that has been begun (`erasing`)
-    lock               held while files are made and destroyed
+    lock-NN            held while keys of a scope are made and destroyed; there are a few for all scopes
 
 What always holds:
 - A key is on disk, with its name, before anybody gets it. Files are whole or absent, and only their owner reads them.
 - A person has one key in a scope, however many processes ask at once.
-- What was destroyed is overwritten before it is unlinked, whatever names it has, and no process goes on using it: each
-  use compares the file with the one that was read.
+- What was destroyed is overwritten before its names go, and no process goes on using it: each use compares the file
+  with the one that was read.
 - What the processes remember is bounded.
 
 Overwriting reaches the file, not what a disk, a file system that copies on write, or a backup kept of it: see
@@ -29,8 +29,9 @@ import hmac
 import json
 import os
 import secrets
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias, TypeVar
@@ -44,11 +45,16 @@ from wardmesh_audit.ports import PendingErasure
 
 CACHED_KEYS: Final = 8_192
 """Some megabytes. Whoever is not among them costs a file that is read, some tens of microseconds."""
-MAX_FILE_BYTES: Final = 1024
+BUNDLE: Final = 64
+"""Keys in one file, if they are made at once: a disk takes as long for one as for all."""
+LOCKS: Final = 64
+LEFTOVER_SECONDS: Final = 3600.0
+MAX_FILE_BYTES: Final = BUNDLE * 256
 PRIVATE_FILE: Final = 0o600
 PRIVATE_FOLDER: Final = 0o700
 _SECRET_BYTES: Final = 32
 _ID: Final = "id"
+_LOCK: Final = "lock"
 _SECRET: Final = "secret"  # noqa: S105 - a file's name
 _PEOPLE: Final = "people"
 _PSEUDONYMS: Final = "pseudonyms"
@@ -93,7 +99,8 @@ class KeyFolder:
             folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
             for name in _FOLDERS:
                 (folder / name).mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
-            with _locked(folder):
+                _sweep(folder / name)
+            with _locked(folder / _LOCK):
                 if not (folder / _ID).exists():
                     _write(folder / _SECRET, os.urandom(_SECRET_BYTES))
                     _write(folder / _ID, secrets.token_hex(16).encode())
@@ -105,7 +112,7 @@ class KeyFolder:
         return cls(folder, secret, folder_id.decode("ascii", "replace"))
 
     async def get_or_make(self, scope: Scope, subjects: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
-        return await self._off_the_loop(lambda: {who: self._get_or_make(scope, who) for who in subjects})
+        return await self._off_the_loop(lambda: self._get_or_make(scope, subjects))
 
     async def find(self, scope: Scope, subjects: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
         return await self._off_the_loop(lambda: self._all(_PEOPLE, scope, subjects))
@@ -141,35 +148,52 @@ class KeyFolder:
         found = ((each, self._load((folder, scope, each))) for each in ids)
         return {each: key for each, key in found if key is not None}
 
-    def _get_or_make(self, scope: Scope, subject: UserId) -> SubjectKey:
-        return self._remembered((_PEOPLE, scope, subject)) or self._make(scope, subject)
+    def _get_or_make(self, scope: Scope, subjects: Collection[UserId]) -> dict[UserId, SubjectKey]:
+        found = {who: self._remembered((_PEOPLE, scope, who)) for who in subjects}
+        there = {who: key for who, key in found.items() if key is not None}
+        strangers = [who for who, key in found.items() if key is None]
+        return there | self._make(scope, strangers) if strangers else there
 
-    def _make(self, scope: Scope, subject: UserId) -> SubjectKey:
-        name = _PEOPLE, scope, subject
-        path = self._path(name)
-        with _locked(self._folder):
-            key = self._load(name)
-            if key is None:
-                _unlink(path)  # what a crash left of one that was being destroyed
-                key = SubjectKey(subject, os.urandom(KEY_BYTES))
-                said = json.dumps({"scope": scope, "subject": subject, "key": key.secret.hex()}).encode()
-                _write(path, said)
-            # Also where a crash came between: without this name nothing that is sealed could be opened.
-            other = self._path((_PSEUDONYMS, scope, key.pseudonym))
-            if not other.exists():
-                os.link(path, other)
-                _sync(other.parent)
-            return key
+    def _make(self, scope: Scope, subjects: Collection[UserId]) -> dict[UserId, SubjectKey]:
+        """Return the keys of people whom this process has not met, and make those that nobody has."""
+        with _locked(self._lock(scope)):
+            keys = {who: self._load((_PEOPLE, scope, who)) for who in subjects}
+            there = {who: key for who, key in keys.items() if key is not None}
+            new = [SubjectKey(who, os.urandom(KEY_BYTES)) for who in subjects if who not in there]
+            for start in range(0, len(new), BUNDLE):
+                self._write_bundle(scope, new[start : start + BUNDLE])
+            # Where a crash came between: without this name nothing that is sealed could be opened.
+            for who, key in there.items():
+                link = self._path((_PSEUDONYMS, scope, key.pseudonym))
+                if not link.exists():
+                    os.link(self._path((_PEOPLE, scope, who)), link)
+                    _sync(link.parent)
+            return there | {key.subject: key for key in new}
+
+    def _write_bundle(self, scope: Scope, keys: Sequence[SubjectKey]) -> None:
+        """Put keys into one file that has a name for each and for each pseudonym: one fsync, and two of folders."""
+        bundle = self._folder / _PEOPLE / f".{secrets.token_hex(8)}"
+        said = (json.dumps({"scope": scope, "subject": key.subject, "key": key.secret.hex()}) for key in keys)
+        _write(bundle, "".join(f"{line}\n" for line in said).encode())
+        for key in keys:
+            path = self._path((_PEOPLE, scope, key.subject))
+            path.unlink(missing_ok=True)  # what a crash left of one that was being destroyed
+            os.link(bundle, path)
+        _sync(bundle.parent)
+        for key in keys:
+            os.link(bundle, self._path((_PSEUDONYMS, scope, key.pseudonym)))
+        _sync(self._folder / _PSEUDONYMS)
+        bundle.unlink()
 
     def _destroy(self, scope: Scope, subject: UserId) -> None:
         name = _PEOPLE, scope, subject
         path = self._path(name)
-        with _locked(self._folder):
+        with _locked(self._lock(scope)):
             key = self._load(name)
             self._known.pop(name, None)
-            # First of all, and under both names at once: a crash leaves a file of zeros, which is no key.
-            _overwrite(path)
             if key is not None:
+                # First of all, and under all names at once: a crash leaves zeros, which are no key.
+                _overwrite(path, key.secret.hex().encode())
                 self._known.pop((_PSEUDONYMS, scope, key.pseudonym), None)
                 _unlink(self._path((_PSEUDONYMS, scope, key.pseudonym)))
             _unlink(path)
@@ -185,13 +209,21 @@ class KeyFolder:
         self._known.pop(name, None)
         path = self._path(name)
         mark, content = _mark_of(path), _read(path)
-        if mark is None or content is None or not content.strip(b"\0"):  # being destroyed, or by a crash almost
+        if mark is None or content is None:
             return None
-        try:
-            said = json.loads(content)
-            key = SubjectKey(UserId.parse(said["subject"]), bytes.fromhex(said["key"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise KeysDamaged from error
+        folder, _, who = name
+        for line in content.splitlines():
+            if b"\0" in line:  # destroyed, or about to be
+                continue
+            try:
+                said = json.loads(line)
+                key = SubjectKey(UserId.parse(said["subject"]), bytes.fromhex(said["key"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise KeysDamaged from error
+            if who == (key.subject if folder == _PEOPLE else key.pseudonym):
+                break
+        else:
+            return None
         self._known[name] = _Known(path, mark, key)
         while len(self._known) > self._cached:
             with suppress(KeyError):  # another thread was quicker
@@ -208,6 +240,11 @@ class KeyFolder:
         except (ValueError, KeyError, TypeError) as error:
             raise KeysDamaged from error
 
+    def _lock(self, scope: Scope) -> Path:
+        """Return what to lock while a scope's keys are made or destroyed; others need not wait for its disk."""
+        hashed = hmac.digest(self._secret, length_prefixed(_LOCK.encode(), scope.encode()), "sha256")
+        return self._folder / f"{_LOCK}-{hashed[0] % LOCKS:02d}"
+
     def _path(self, name: _Name) -> Path:
         folder, scope, who = name
         hashed = hmac.digest(self._secret, length_prefixed(folder.encode(), scope.encode(), who.encode()), "sha256")
@@ -215,8 +252,8 @@ class KeyFolder:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
+def _locked(file: Path) -> Iterator[None]:
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -232,16 +269,29 @@ def _mark_of(path: Path) -> _Mark | None:
     return _Mark(about.st_ino, about.st_mtime_ns, about.st_size)
 
 
-def _overwrite(path: Path) -> None:
+def _overwrite(path: Path, value: bytes) -> None:
+    """Put zeros in the place of the line that has `value`, and wait until they are on the disk."""
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return
-    try:
-        os.pwrite(descriptor, bytes(os.fstat(descriptor).st_size), 0)
+        place = 0
+        for line in os.pread(descriptor, MAX_FILE_BYTES, 0).splitlines(keepends=True):
+            if value in line:
+                os.pwrite(descriptor, bytes(len(line.rstrip(b"\n"))), place)
+            place += len(line)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what crashes left; what is younger may be somebody's who is at it."""
+    for file in folder.glob(".*"):
+        with suppress(FileNotFoundError):
+            about = file.stat()
+            if about.st_mtime < time.time() - LEFTOVER_SECONDS:
+                if about.st_nlink == 1:  # keys that nobody was ever given
+                    file.write_bytes(bytes(about.st_size))
+                file.unlink()
 
 
 def _read(path: Path) -> bytes | None:
@@ -257,7 +307,7 @@ def _read(path: Path) -> bytes | None:
 
 def _write(path: Path, content: bytes) -> None:
     """Write a file, whole and on disk before it has its name."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
     try:
         with os.fdopen(descriptor, "wb") as handle:

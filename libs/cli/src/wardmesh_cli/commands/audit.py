@@ -33,6 +33,7 @@ from wardmesh_cli.streaming import CountOption, SecondsOption, until
 app = typer.Typer(help="The append-only log.", no_args_is_help=True)
 
 _COLOURS = {Outcome.SUCCESS: GOOD, Outcome.REFUSED: BAD, Outcome.FAILED: DOUBTFUL}
+WITHHELD = "(withheld)"
 COLUMNS = ("index", "time", "outcome", "category", "action", "actor", "targets", "reason")
 
 
@@ -214,15 +215,20 @@ def cells(entry: Entry) -> tuple[int | datetime | Styled | str | None, ...]:
         Styled(event.outcome, _COLOURS[event.outcome]),
         event.category,
         event.action,
-        event.actor,
+        _actor(entry),
         ", ".join(event.targets) or None,
         event.reason,
     )
 
 
+def _actor(entry: Entry) -> str:
+    """Return who acted; somebody who was erased is nobody who could be named."""
+    return WITHHELD if "/actor" in entry.withheld else entry.event.actor
+
+
 def show_entry(run: Run, entry: Entry) -> None:
     """Show an entry in one line."""
     event = entry.event
-    parts = [str(entry.index), timestamp(event.occurred_at), event.outcome, event.action, event.actor, *event.targets]
+    parts = [str(entry.index), timestamp(event.occurred_at), event.outcome, event.action, _actor(entry), *event.targets]
     line = "  ".join(parts) + (f"  ({event.reason})" if event.reason else "")
     run.out.line(line, "" if event.outcome is Outcome.SUCCESS else _COLOURS[event.outcome])
