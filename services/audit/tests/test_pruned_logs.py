@@ -62,7 +62,7 @@ class Log:
         self.signer = signer
         self.owner = owner
         self.at = at
-        self.service = AuditService(keeper.log, FakeEmitter(), now, SUBJECTS)
+        self.service = AuditService(keeper.log, FakeEmitter(), now, SUBJECTS, FakePeople(FakeLog()))
         self.reading = ReadingService(keeper.log, reading, FakeWakeups(), SUBJECTS, FakePeople(FakeLog()))
         self.prover = Prover(keeper.log, FakeWakeups(), signer, FakeMemory(), FakeAlarm(), SUBJECTS)
 

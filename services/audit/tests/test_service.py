@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 from fake_log import NOW, SUBJECTS, FakeEmitter, FakeLog, Person, candidates, event
+from fake_people import FakePeople
 
 from wardmesh.contracts import audit as contracts
 from wardmesh.contracts.audit import Emit, NewAuditEvent, ReadLeaves
@@ -19,7 +20,7 @@ from wardmesh_audit.service import AuditService
 
 @pytest.fixture
 def service(fake_log: FakeLog, emitter: FakeEmitter) -> AuditService:
-    return AuditService(fake_log, emitter, lambda: NOW, SUBJECTS)
+    return AuditService(fake_log, emitter, lambda: NOW, SUBJECTS, FakePeople(fake_log))
 
 
 async def seal(log: FakeLog, person: Person, count: int, **changes: object) -> None:

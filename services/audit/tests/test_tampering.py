@@ -8,7 +8,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from fake_log import SUBJECTS, FakeAlarm, FakeEmitter, FakeMemory, FakeWakeups, Person, candidates, event
+from fake_log import SUBJECTS, FakeAlarm, FakeEmitter, FakeLog, FakeMemory, FakeWakeups, Person, candidates, event
+from fake_people import FakePeople
 
 from wardmesh.audit_export import ExportIncomplete, export_log, verify_export
 from wardmesh.contracts import audit as contracts
@@ -47,7 +48,7 @@ async def reader(database: Database, operator: Person, signer: LogSigner) -> Rea
     store = PostgresStore(database)
     for step in (100, 400, 100):
         await store.seal(operator.scope, candidates(operator.scope, *[event() for _ in range(step)]))
-    service = AuditService(store, FakeEmitter(), lambda: datetime.now(UTC), SUBJECTS)
+    service = AuditService(store, FakeEmitter(), lambda: datetime.now(UTC), SUBJECTS, FakePeople(FakeLog()))
     return Reader(service, Prover(store, FakeWakeups(), signer, FakeMemory(), FakeAlarm(), SUBJECTS), operator)
 
 

@@ -15,7 +15,8 @@ from typing import Final, TypeAlias
 
 import asyncpg
 import pytest
-from fake_log import SUBJECTS, FakeAlarm, FakeEmitter, FakeMemory, FakeWakeups, Person, candidates, event
+from fake_log import SUBJECTS, FakeAlarm, FakeEmitter, FakeLog, FakeMemory, FakeWakeups, Person, candidates, event
+from fake_people import FakePeople
 from test_tampering import SIZE, Reader
 
 from wardmesh.audit_export import ExportIncomplete, export_log, verify_export
@@ -174,7 +175,7 @@ async def test_every_table_and_column_has_its_cases(superuser: Superuser) -> Non
 async def reader(database: Database, operator: Person, signer: LogSigner) -> Reader:
     """A log that was signed, once when it was half as long."""
     store = PostgresStore(database)
-    service = AuditService(store, FakeEmitter(), lambda: datetime.now(UTC), SUBJECTS)
+    service = AuditService(store, FakeEmitter(), lambda: datetime.now(UTC), SUBJECTS, FakePeople(FakeLog()))
     reader = Reader(service, Prover(store, FakeWakeups(), signer, FakeMemory(), FakeAlarm(), SUBJECTS), operator)
     for step in (100, 400, 100):
         await store.seal(operator.scope, candidates(operator.scope, *[event() for _ in range(step)]))

@@ -48,6 +48,8 @@ class Format(enum.StrEnum):
     NDJSON = "ndjson"
     CSV = "csv"
     OCSF = "ocsf"
+    PARQUET = "parquet"
+    """Written from lines of NDJSON, once all are there (`wardmesh.audit_parquet`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,11 @@ class Row:
     def openings_text(self) -> str:
         """The openings as JSON."""
         return _OPENINGS.dump_json(self.openings).decode()
+
+
+def openings_of(text: str | None) -> tuple[Opening, ...]:
+    """Return openings from JSON; raise `ValueError` for what are none."""
+    return _OPENINGS.validate_json(text) if text else ()
 
 
 class Rows(NamedTuple):
@@ -87,6 +94,11 @@ def _to_json(row: Row) -> bytes:
     # A bracket in a value would end the list too early for who reads it.
     said = row.openings_text[1:-1].replace("]", "\\u005d").encode()
     return b'{"index":%d,"openings":[%b],"leaf":%b}\n' % (row.index, said, row.leaf)
+
+
+def _to_checked_json(row: Row) -> bytes:
+    entry_of(row)  # what is no entry is named now, and not when all is there
+    return _to_json(row)
 
 
 def _from_json(line: bytes) -> Row:
@@ -178,4 +190,5 @@ FORMATS: Final = {
     Format.NDJSON: Rows("selection.ndjson", b"", _to_json, _from_json),
     Format.CSV: Rows("selection.csv", _BYTE_ORDER_MARK + _csv_line(list(_CSV_COLUMNS)), _to_csv, _from_csv),
     Format.OCSF: Rows("selection.ocsf.ndjson", b"", _to_ocsf, _from_ocsf),
+    Format.PARQUET: Rows("selection.parquet", b"", _to_checked_json, _from_json),
 }

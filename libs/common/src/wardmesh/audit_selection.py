@@ -1,6 +1,6 @@
 """A part of a log as a folder of files, each entry of which can be verified offline: what matches a filter, in order.
 
-    selection.ndjson           one entry a line; or selection.csv, or selection.ocsf.ndjson
+    selection.ndjson           one entry a line; or selection.csv, selection.ocsf.ndjson, selection.parquet
     proof                      hashes of the log's tree, 32 bytes each, from left to right (`wardmesh.crypto.selection`)
     checkpoint, verifier-key   the signed head that the proof leads to, and the key that the log says signed it
     export.json                which format and filter these are
@@ -11,28 +11,32 @@ as it was sealed; not that nothing else matched: only the whole log shows that (
 What always holds: the files grow in a folder beside (`FOLDER.partial`) and have their name only when they are whole. A
 page is on disk before the note of how far it got is; an export that was interrupted goes on from there (call it again),
 with the checkpoint that it began with, and ends in the same bytes. If somebody was erased meanwhile, it begins again,
-because what it has may name that person. Memory holds one page.
+because what it has may name that person. Memory holds one page. A Parquet file cannot grow line by line: it is made of
+lines beside, when all of them are there, and made anew if that was interrupted.
 
 On failure: `FileExistsError` if the folder is there already, `OtherExport` if what was begun in its place is another
-export, `UnreadableEntry` if the log gives out what is no entry.
+export, `UnreadableEntry` if the log gives out what is no entry, `ParquetUnavailable` (`audit_parquet`) without pyarrow.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, Protocol, Self
 
+from wardmesh import audit_parquet
+from wardmesh.audit_resuming import OtherExport, note_of, on_disk, opened, partial_of, write_whole
 from wardmesh.audit_rows import FORMATS, Format, Row
 from wardmesh.audit_verify import CHECKPOINT, VERIFIER_KEY
 from wardmesh.contracts.audit import MAX_NODES, Checkpoint, Filter, Nodes, SelectedLeaves
 from wardmesh.crypto.errors import MalformedEncoding
 from wardmesh.crypto.merkle import HASH_BYTES, Node
 from wardmesh.crypto.selection import nodes_to, perfect_subtrees
+
+__all__ = ["OtherExport", "Progress", "Selected", "SelectionReader", "UnreadableEntry", "export_selection"]
 
 PROOF: Final = "proof"
 MANIFEST: Final = "export.json"
@@ -50,10 +54,6 @@ class SelectionReader(Protocol):
 
 Progress = Callable[[int, int], None]
 """Called with how far the log has been gone through, and how long it is."""
-
-
-class OtherExport(Exception):
-    """What was begun in this place is another export, or of another version."""
 
 
 class UnreadableEntry(Exception):
@@ -82,6 +82,8 @@ async def export_selection(
     log: SelectionReader, folder: Path, kind: Format, wanted: Filter, progress: Progress = _nobody
 ) -> Selected:
     """Write what matches, up to the log's present checkpoint, into `folder`; go on if that was begun before."""
+    if kind is Format.PARQUET:
+        audit_parquet.require()
     asked = {"version": VERSION, "format": kind.value, "filter": wanted.model_dump(mode="json", exclude_none=True)}
     writer = await asyncio.to_thread(_Writer.begin, folder, kind, asked)
     with writer:
@@ -164,14 +166,13 @@ class _Writer:
         folder = folder.absolute()
         if folder.exists():
             raise FileExistsError(f"{folder} is there already; export into a new folder")
-        partial = folder.with_name(f"{folder.name}.partial")
+        partial = partial_of(folder)
         partial.mkdir(parents=True, exist_ok=True)
         writer = cls(folder, partial, kind, asked)
         writer.state = writer._remembered()
-        rows = FORMATS[kind]
         state = writer.state
-        writer._data = _opened(partial / rows.file, 0 if state is None else state.data_bytes)
-        writer._proof = _opened(partial / PROOF, 0 if state is None else state.proof_bytes)
+        writer._data = opened(writer._lines, 0 if state is None else state.data_bytes)
+        writer._proof = opened(partial / PROOF, 0 if state is None else state.proof_bytes)
         return writer
 
     def __enter__(self) -> Self:
@@ -215,19 +216,24 @@ class _Writer:
         state = self.known
         # Not remembered: if this is interrupted, these hashes are asked for again.
         self._proof.write(hashes)
-        _on_disk(self._proof)
+        on_disk(self._proof)
+        if self.kind is Format.PARQUET:
+            self._data.seek(0)
+            audit_parquet.write(map(FORMATS[self.kind].decode, self._data), self.partial / FORMATS[self.kind].file)
         summary = {**self.asked, "file": FORMATS[self.kind].file, "size": state.size, "entries": state.entries}
-        _write(self.partial / VERIFIER_KEY, f"{state.verifier_key}\n".encode())
-        _write(self.partial / CHECKPOINT, state.note.encode())
-        _write(self.partial / MANIFEST, json.dumps(summary, indent=2, sort_keys=True).encode() + b"\n")
+        write_whole(self.partial / VERIFIER_KEY, f"{state.verifier_key}\n".encode())
+        write_whole(self.partial / CHECKPOINT, state.note.encode())
+        write_whole(self.partial / MANIFEST, json.dumps(summary, indent=2, sort_keys=True).encode() + b"\n")
         self.partial.rename(self.folder)
         self._progress.unlink()
+        if self.kind is Format.PARQUET:
+            self._lines.unlink()
 
     def _remember(self) -> None:
         """Put what was written on disk, and then the note of how far that is."""
         state = self.known
-        state.data_bytes, state.proof_bytes = _on_disk(self._data), _on_disk(self._proof)
-        _write(self._progress, json.dumps(_as_json(state)).encode())
+        state.data_bytes, state.proof_bytes = on_disk(self._data), on_disk(self._proof)
+        write_whole(self._progress, json.dumps(_as_json(state)).encode())
 
     def _remembered(self) -> _State | None:
         try:
@@ -244,35 +250,16 @@ class _Writer:
         return state
 
     @property
+    def _lines(self) -> Path:
+        """Where lines grow; those that a Parquet file is made of are not a part of the export."""
+        if self.kind is Format.PARQUET:
+            return self.partial.with_name(f"{self.partial.name}.ndjson")
+        return self.partial / FORMATS[self.kind].file
+
+    @property
     def _progress(self) -> Path:
-        return self.partial.with_name(f"{self.partial.name}.json")
+        return note_of(self.partial)
 
 
 def _as_json(state: _State) -> dict[str, Any]:
     return {name: getattr(state, name) for name in _State.__slots__}
-
-
-def _opened(file: Path, size: int) -> IO[bytes]:
-    """Open a file behind what is known to be whole in it."""
-    handle = os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b")
-    if os.fstat(handle.fileno()).st_size < size:
-        handle.close()
-        raise OtherExport(f"{file} has less than was written to it")
-    handle.truncate(size)
-    handle.seek(size)
-    return handle
-
-
-def _on_disk(handle: IO[bytes]) -> int:
-    handle.flush()
-    os.fsync(handle.fileno())
-    return handle.tell()
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Replace a file as a whole."""
-    new = file.with_name(f"{file.name}.new")
-    with new.open("wb") as handle:
-        handle.write(content)
-        _on_disk(handle)
-    new.replace(file)

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
+from wardmesh import audit_parquet
 from wardmesh.audit_files import FileRefused, Folder
 from wardmesh.audit_openings import NotOpened, check_openings
-from wardmesh.audit_rows import FORMATS, Format
+from wardmesh.audit_rows import FORMATS, Format, Row, Rows
 from wardmesh.audit_selection import MANIFEST, PROOF, VERSION
 from wardmesh.audit_verify import CHECKPOINT, MAX_KEY_BYTES, VERIFIER_KEY, Damage, Report
 from wardmesh.audit_witnesses import check_witnesses, witness_lines
@@ -68,6 +69,9 @@ class SelectionReport(Report):
             yield f"DAMAGED    {self.damage.what if self.damage else ''}"
 
 
+_END: Final = (None, False)
+
+
 class _Damaged(Exception):
     def __init__(self, what: str, path: str, entry: int | None = None) -> None:
         super().__init__(what)
@@ -101,7 +105,8 @@ def _check(folder: Folder, pinned: VerifierKey | None, policy: Policy | None, re
         raise _Damaged(f"{CHECKPOINT}: {error}", CHECKPOINT) from error
     report.verifier_key, report.signature_checked = str(key), True
     report.origin, report.size, report.root = checkpoint.origin, checkpoint.size, checkpoint.root
-    rows = FORMATS[_format_of(_read(folder, MANIFEST, MAX_MANIFEST_BYTES))]
+    kind = _format_of(_read(folder, MANIFEST, MAX_MANIFEST_BYTES))
+    rows = FORMATS[kind]
     with ExitStack() as files:
         proof = files.enter_context(_open(folder, PROOF))
         lines = files.enter_context(_open(folder, rows.file))
@@ -112,15 +117,15 @@ def _check(folder: Folder, pinned: VerifierKey | None, policy: Policy | None, re
                 raise _Damaged(f"{PROOF} ends too early", PROOF)
             return value
 
-        if lines.read(len(rows.head)) != rows.head:
-            raise _Damaged(f"{rows.file} does not begin as it must", rows.file)
         tree = SelectedTree(checkpoint.size, next_hash)
-        while line := lines.readline(MAX_ROW_BYTES):
+        found = audit_parquet.read(lines) if kind is Format.PARQUET else _rows_of(rows, lines)
+        while True:
             number = report.entries_checked
             try:
-                row = rows.decode(line)
+                row, follows = next(found, _END)
+                if row is None:
+                    break
                 expected = tree.leaf(row.index)
-                follows = rows.encode(row) == line
             except (ValueError, RecursionError, CryptoError) as error:
                 raise _Damaged(f"{rows.file}: its entry number {number} cannot be read", rows.file) from error
             if leaf_hash(row.leaf) != expected:
@@ -139,6 +144,15 @@ def _check(folder: Folder, pinned: VerifierKey | None, policy: Policy | None, re
             raise _Damaged(f"{PROOF} does not lead to the signed root", PROOF)
         if proof.read(1):
             raise _Damaged(f"{PROOF} goes on behind its end", PROOF)
+
+
+def _rows_of(rows: Rows, lines: IO[bytes]) -> Iterator[tuple[Row, bool]]:
+    """Yield what each line says, and whether all of the line follows from the entry."""
+    if lines.read(len(rows.head)) != rows.head:
+        raise _Damaged(f"{rows.file} does not begin as it must", rows.file)
+    while line := lines.readline(MAX_ROW_BYTES):
+        row = rows.decode(line)
+        yield row, rows.encode(row) == line
 
 
 def _format_of(manifest: bytes) -> Format:

@@ -64,7 +64,7 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     subjects = Subjects(keys)
     store = PostgresStore(runtime.database)
     wakeups = NatsWakeups(messaging.nats)
-    service = AuditService(store, runtime.audit, _now, subjects)
+    service = AuditService(store, runtime.audit, _now, subjects, people)
     reading = ReadingService(store, PostgresReading(runtime.database), wakeups, subjects, people)
     alarm = ForkAlarm(runtime.audit, _now)
     runtime.health.warn("log", alarm.degraded)

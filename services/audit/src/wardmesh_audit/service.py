@@ -22,14 +22,22 @@ from wardmesh.server.tenant import TenantContext
 from wardmesh_audit import domain
 from wardmesh_audit.errors import LogDamaged
 from wardmesh_audit.leaves import PRUNED, leaves_of
-from wardmesh_audit.ports import Emitter, LogStore
+from wardmesh_audit.ports import Emitter, LogStore, PeopleStore
 from wardmesh_audit.subjects import Subjects
 
 
 class AuditService:
     """The use cases of writing, and of taking the log along."""
 
-    def __init__(self, store: LogStore, emitter: Emitter, clock: Callable[[], datetime], subjects: Subjects) -> None:
+    def __init__(
+        self,
+        store: LogStore,
+        emitter: Emitter,
+        clock: Callable[[], datetime],
+        subjects: Subjects,
+        people: PeopleStore,
+    ) -> None:
+        self._people = people
         self._subjects = subjects
         self._store = store
         self._emitter = emitter
@@ -56,16 +64,24 @@ class AuditService:
 
     async def leaves(self, call: Call, request: ReadLeaves) -> Leaves:
         """Return leaves as they were hashed, and the tree's own hashes for them."""
+        # Before anything is opened: what is erased meanwhile makes the next answer say another number.
+        erasures = await self._people.count_erasures(call.tenant)
         size = (await self._store.head(call.tenant)).size
         end = min(size, request.start + request.limit)
         if request.start >= end:
-            return Leaves(leaves=(), hashes=())
+            return Leaves(leaves=(), hashes=(), erasures=erasures)
         found = await leaves_of(self._store, call.tenant, start=request.start, end=end)
         hashes = await self._leaf_hashes(call.tenant, request.start, request.start + len(found.leaves), size)
         known = await self._known(call.tenant, request.start, found.leaves, hashes)
         found = found.first(request.start, known)
         openings = await self._subjects.openings(call.caller.scope, found.committing(request.start))
-        return Leaves(leaves=tuple(found.leaves), hashes=hashes[:known], kept=tuple(found.kept), openings=openings)
+        return Leaves(
+            leaves=tuple(found.leaves),
+            hashes=hashes[:known],
+            kept=tuple(found.kept),
+            openings=openings,
+            erasures=erasures,
+        )
 
     async def _known(self, tenant: TenantContext, start: int, leaves: Sequence[bytes], hashes: Sequence[bytes]) -> int:
         """Return how many of these leaves the log remembers as it should; raise `LogDamaged` if the first is not.

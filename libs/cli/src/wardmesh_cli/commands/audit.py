@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from wardmesh.audit_ocsf import to_ocsf
+from wardmesh.audit_rows import Format
 from wardmesh.contracts.audit import Entry, Filter, Outcome
 from wardmesh_cli.commanding import Run, mesh_command
 from wardmesh_cli.commands.audit_exporting import TILES, export_part, export_whole
@@ -167,7 +168,7 @@ async def export(
     run: Run,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new one.", file_okay=False)],
     kind: Annotated[
-        str, typer.Option("--format", help="tiles (the whole log), or what matches as ndjson, csv or ocsf.")
+        str, typer.Option("--format", help="tiles (the whole log), or what matches as ndjson, csv, ocsf or parquet.")
     ] = TILES,
     category: CategoryOption = None,
     actor: ActorOption = None,
@@ -183,7 +184,7 @@ async def export(
 ) -> None:
     """Write the log, or what matches, as files that anybody can verify without us.
 
-    A part of the log (--format ndjson, csv, ocsf) that was interrupted goes on when the command is repeated.
+    One that was interrupted goes on when the command is repeated.
     """
     wanted = filter_of(
         category=category,
@@ -203,7 +204,7 @@ async def export(
     elif wanted == Filter():
         await export_whole(run, folder)
     else:
-        raise UsageFailed("Tiles are the whole log.", "Choose --format ndjson, csv or ocsf, or leave out the filter.")
+        raise UsageFailed("Tiles are the whole log.", f"Choose --format {', '.join(Format)}, or leave out the filter.")
 
 
 def cells(entry: Entry) -> tuple[int | datetime | Styled | str | None, ...]:

@@ -8,6 +8,7 @@ from typing import Final
 
 from wardmesh import Mesh
 from wardmesh.audit_export import ExportIncomplete, export_log
+from wardmesh.audit_parquet import ParquetUnavailable
 from wardmesh.audit_rows import Format
 from wardmesh.audit_selection import OtherExport, UnreadableEntry, export_selection
 from wardmesh.contracts.audit import Checkpoint, Filter, Leaves
@@ -51,6 +52,8 @@ async def export_whole(run: Run, folder: Path) -> None:
         done = await export_log(Log(run.mesh), folder, Shown(run))
     except FileExistsError:
         raise CommandFailed(f"{folder} is not empty.", "Export into a new folder.") from None
+    except OtherExport as error:
+        raise CommandFailed(f"{error}.", "Repeat it as it was begun, or remove that folder.") from error
     except ExportIncomplete as error:
         raise CommandFailed(
             f"The log gave out {error.written} of the {error.size} entries that its checkpoint says.",
@@ -67,6 +70,8 @@ async def export_part(run: Run, folder: Path, kind: str, wanted: Filter) -> None
         done = await export_selection(run.mesh.audit, folder, Format(kind), wanted, Shown(run))
     except FileExistsError:
         raise CommandFailed(f"{folder} is there already.", "Export into a new folder.") from None
+    except ParquetUnavailable as error:
+        raise CommandFailed("Parquet needs pyarrow.", "Install it: pip install 'wardmesh[parquet]'.") from error
     except OtherExport as error:
         raise CommandFailed(f"{error}.", "Repeat it as it was begun, or remove that folder.") from error
     except UnreadableEntry as error:

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
+from wardmesh.audit_parquet import ParquetUnavailable
 from wardmesh.audit_selection_verify import is_selection, verify_selection
 from wardmesh.audit_verify import Progress, Report, UnusableCheckpoint, verify_export, verify_files
 from wardmesh.crypto.errors import CryptoError
@@ -18,7 +19,7 @@ from wardmesh.crypto.tlog_policy import Policy
 from wardmesh_cli.bounded_files import read_bounded
 from wardmesh_cli.commanding import Run, local_command
 from wardmesh_cli.commands.audit_witnesses import PolicyOption, QuorumOption, WitnessOption, policy_of
-from wardmesh_cli.failures import FAILED, UsageFailed
+from wardmesh_cli.failures import FAILED, CommandFailed, UsageFailed
 from wardmesh_cli.output import BAD, GOOD, QUIET
 from wardmesh_cli.web_files import WebFiles
 
@@ -117,7 +118,12 @@ def _verified(
         if mldsa_key is not None:
             # Never pass over a signature that somebody asked for.
             raise UsageFailed("The ML-DSA-44 signature is checked of whole logs.", "Leave out --mldsa-key.")
-        return verify_selection(folder, key, policy=policy)
+        try:
+            return verify_selection(folder, key, policy=policy)
+        except ParquetUnavailable as error:
+            raise CommandFailed(
+                "This export is Parquet.", "Install pyarrow: pip install 'wardmesh[parquet]'."
+            ) from error
     return verify_export(folder, key, mldsa_key=mldsa_key, policy=policy, kept=kept, progress=progress)
 
 

@@ -9,7 +9,8 @@ Source: C2SP tlog-tiles, "Merkle Tree".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Self
 
 from wardmesh.crypto.merkle import Frontier, perfect_root
 from wardmesh.crypto.tiles import TILE_HEIGHT, TILE_WIDTH, Tile
@@ -24,6 +25,26 @@ class TileBuilder:
         self._size = 0
         self._rows: list[list[bytes]] = []
         self._full: list[int] = []  # how many full tiles each level has given out
+
+    @classmethod
+    def resumed(cls, size: int, read: Callable[[Tile], Sequence[bytes]]) -> Self:
+        """Return a builder as it was at `size` leaves, a multiple of 256, from the full tiles that it had given out.
+
+        `read` returns a tile's hashes; at most 255 of each level are asked for.
+        """
+        if size % TILE_WIDTH:
+            raise ValueError("a builder goes on behind a full tile")
+        builder = cls()
+        builder._size = size
+        hashes = size
+        level = 0
+        while hashes:
+            full = hashes // TILE_WIDTH
+            tiles = range(full * TILE_WIDTH, hashes) if level else range(0)
+            builder._rows.append([perfect_root(read(Tile(level - 1, index))) for index in tiles])
+            builder._full.append(full)
+            hashes, level = full, level + 1
+        return builder
 
     @property
     def size(self) -> int:

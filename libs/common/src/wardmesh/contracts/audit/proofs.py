@@ -60,6 +60,8 @@ class Leaves(Message):
     hashes: tuple[bytes, ...]
     kept: tuple[KeptRun, ...] = ()
     openings: tuple[EntryOpenings, ...] = ()
+    erasures: int = 0
+    """How many erasures there have been in this scope: another number means that earlier answers may say too much."""
 
 
 class Prove(Message):
