@@ -14,7 +14,7 @@ from wardmesh.errors import AuditUnavailable, ServiceUnavailable
 from wardmesh.ids import AgentId, EventId, OrgId, WorkspaceId
 from wardmesh.server import publishing
 from wardmesh.server.messages import OutboundMessage
-from wardmesh.server.publishing import AuditPublisher
+from wardmesh.server.publishing import AuditPublisher, encode
 
 SCOPE = WorkspaceId.new()
 
@@ -137,8 +137,13 @@ async def test_stopping_sends_what_was_accepted_and_accepts_no_more() -> None:
     assert len(stream.events()) == 20
 
 
-async def test_the_queue_is_bounded_and_callers_wait_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wardmesh.server.publishing.MAX_WAITING_EVENTS", 3)
+@pytest.mark.parametrize(
+    ("bound", "most"), [("MAX_WAITING_EVENTS", 3), ("MAX_WAITING_BYTES", 2 * len(encode(event())) + 3)]
+)
+async def test_the_queue_is_bounded_and_callers_wait_their_turn(
+    monkeypatch: pytest.MonkeyPatch, bound: str, most: int
+) -> None:
+    monkeypatch.setattr(f"wardmesh.server.publishing.{bound}", most)
     stream = FakeStream()
     publisher = AuditPublisher(stream, "secrets")
     publisher.start()

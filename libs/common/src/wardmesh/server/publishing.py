@@ -5,7 +5,8 @@ carries them all, so that one fsync serves many callers. Events that nobody wait
 more of their kind.
 
 What always holds: `emit` returns when the events are on the stream's disk. The number of events that wait is
-bounded: when it is reached, callers wait their turn, and nothing is dropped. On stop, what was accepted is sent.
+bounded, and so are their bytes: when either is reached, callers wait their turn, and nothing is dropped. On stop, what
+was accepted is sent.
 
 On failure: `AuditUnavailable`, to every caller whose envelope was not acknowledged. An envelope may then be in the
 stream all the same; the log drops events that it has already, by their ids.
@@ -29,6 +30,7 @@ from wardmesh.subjects import AuditSubject
 _log = logging.getLogger(__name__)
 
 MAX_WAITING_EVENTS: Final = 10_000
+MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
 MAX_ENVELOPE_BYTES: Final = 512 * 1024
 LINGER_SECONDS: Final = 0.01
 """How long events that nobody waits for may gather: a tenth of the envelopes, and nobody the slower for it."""
@@ -77,6 +79,7 @@ class AuditPublisher:
         self._linger: asyncio.TimerHandle | None = None
         # A semaphore would do, at the cost of two of the gates for every request.
         self._waiting_events = 0
+        self._waiting_bytes = 0
         self._room: list[asyncio.Future[None]] = []
         self._flushers: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -121,11 +124,12 @@ class AuditPublisher:
         while True:
             if self._stopping or not self._flushers:
                 raise AuditUnavailable
-            if self._waiting_events < MAX_WAITING_EVENTS:
+            if self._waiting_events < MAX_WAITING_EVENTS and self._waiting_bytes < MAX_WAITING_BYTES:
                 break
             await self._wait_for_room()
-        self._waiting_events += 1
         encoded = event if isinstance(event, bytes) else encode(event)
+        self._waiting_events += 1
+        self._waiting_bytes += len(encoded) + 1
         batch = self._open.get(scope)
         if batch is None or len(batch.events) >= MAX_ENVELOPE_EVENTS or batch.size + len(encoded) > MAX_ENVELOPE_BYTES:
             if batch is not None:
@@ -143,8 +147,9 @@ class AuditPublisher:
         self._room.append(turn)
         await turn
 
-    def _make_room(self, events: int) -> None:
-        self._waiting_events -= events
+    def _make_room(self, batch: _Batch) -> None:
+        self._waiting_events -= len(batch.events)
+        self._waiting_bytes -= batch.size
         # All who wait look again, in their order: a turn given to one whose caller has just gone would be lost.
         turns, self._room = self._room, []
         for turn in turns:
@@ -191,7 +196,7 @@ class AuditPublisher:
             raise
         finally:
             for _, batch in batches:
-                self._make_room(len(batch.events))
+                self._make_room(batch)
                 batch.finish(failure)
 
 
