@@ -38,7 +38,7 @@ BATCH: Final = 5_000
 APPEND: Final = 100
 REPEATS: Final = 60
 PAGE: Final = 100
-SAY_EVERY: Final = 100_000
+SAY_EVERY: Final = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +66,10 @@ class Grower:
 
     async def grow_to(self, size: int) -> None:
         while self.size < size:
+            before = self.size
             await self._seal(self._events(min(BATCH, size - self.size)))
-            if self.size % SAY_EVERY == 0:
-                step(f"{self.size:,} entries")
+            if self.size // SAY_EVERY > before // SAY_EVERY:
+                step(f"{self.size:,} of {size:,} entries")
 
     def _events(self, count: int) -> list[AuditEvent]:
         now = datetime.now(UTC)
