@@ -122,13 +122,18 @@ async def test_a_log_is_cosigned_by_another_mesh_and_verified_offline(world: Wor
         assert (status, "missing: stranger" in said) == (1, True), said
 
 
-async def test_what_the_gateway_serves_is_cosigned_too(world: World) -> None:
+async def test_what_the_gateway_serves_is_cosigned_too(world: World, tmp_path: Path) -> None:
     session = await world.tenant.log_in(scope=world.tenant.workspace)
     async with httpx2.AsyncClient(base_url=world.tenant.mesh.http_url, timeout=20) as http:
         headers = {"authorization": f"Bearer {session['token']}"}
         answer = await http.get(f"/v1/{world.tenant.workspace}/log/checkpoint", headers=headers)
     assert answer.status_code == 200
     assert {line.name for line in SignedNote.parse(answer.content).signatures} >= {NAME}
+    (tmp_path / "token").write_text(session["token"])
+    url = f"{world.tenant.mesh.http_url}/v1/{world.tenant.workspace}/log"
+    verify = ("verify", url, "--token-file", str(tmp_path / "token"), "--policy", str(world.policy))
+    status, said = await asyncio.to_thread(command, *verify, "--key", world.signer.verifier_key(world.tenant.workspace))
+    assert (status, said.count("cosigned   by")) == (0, 2), said
 
 
 async def test_a_log_that_the_witness_was_not_told_of_is_not_given_out_without_its_quorum(world: World) -> None:

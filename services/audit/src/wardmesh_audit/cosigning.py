@@ -90,7 +90,7 @@ class Collected:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """Witnesses that are asked at one address."""
 
     url: str
@@ -105,14 +105,14 @@ class _Place:
         return self.witnesses[0].name
 
 
-def places_of(policy: Policy) -> tuple[_Place, ...]:
+def places_of(policy: Policy) -> tuple[Place, ...]:
     """Return where the policy's witnesses are asked; raise `ValueError` for one that has no address."""
     found: dict[str, list[Witness]] = {}
     for witness in policy.witnesses.values():
         if witness.url is None or not witness.url.startswith(("https://", "http://")):
             raise ValueError(f"witness {witness.name}: say where it is asked (https://…)")
         found.setdefault(witness.url.rstrip("/"), []).append(witness)
-    return tuple(_Place(url, tuple(there)) for url, there in found.items())
+    return tuple(Place(url, tuple(there)) for url, there in found.items())
 
 
 class Cosigning:
@@ -199,7 +199,7 @@ class Cosigning:
                 _log.error("a cosignature that was kept is damaged")
         return found
 
-    def _asking(self, scope: Scope, place: _Place, signed: SignedHead) -> asyncio.Task[bool] | None:
+    def _asking(self, scope: Scope, place: Place, signed: SignedHead) -> asyncio.Task[bool] | None:
         """Return the one request for this, begun now unless it is under way; None if that witness is left alone."""
         key = scope, place.url, signed.size
         task = self._under_way.get(key)
@@ -211,7 +211,7 @@ class Cosigning:
             task.add_done_callback(lambda _: self._under_way.pop(key, None))
         return task
 
-    async def _ask(self, scope: Scope, place: _Place, signed: SignedHead) -> bool:
+    async def _ask(self, scope: Scope, place: Place, signed: SignedHead) -> bool:
         """Ask one witness, and keep what it gives; return whether it has gone on to a later checkpoint of ours."""
         outcome = "failed"
         try:
@@ -242,7 +242,7 @@ class Cosigning:
         _asked.add(1, {"witness": place.name, "outcome": outcome})
         return outcome == "overtaken"
 
-    async def _submit(self, scope: Scope, place: _Place, signed: SignedHead) -> None:
+    async def _submit(self, scope: Scope, place: Place, signed: SignedHead) -> None:
         note = SignedNote.parse(signed.note)
         checkpoint = Checkpoint.parse_text(note.text)
         reached = await self._kept.reached(scope, place.keys)
@@ -287,7 +287,7 @@ class Cosigning:
                 raise LogDamaged(f"The tree is damaged before entry {signed.size}.") from error
         return tuple(hashes)
 
-    def _verified(self, place: _Place, checkpoint: Checkpoint, body: bytes) -> Mapping[Signature, int]:
+    def _verified(self, place: Place, checkpoint: Checkpoint, body: bytes) -> Mapping[Signature, int]:
         """Return the lines of the witness's keys with their times; lines of others are ignored."""
         latest = (self._clock() + MAX_AHEAD).timestamp()
         found: dict[Signature, int] = {}
@@ -304,7 +304,7 @@ class Cosigning:
             raise _Unusable("its answer has no line by the key that the policy names")
         return found
 
-    def _is_paused(self, scope: Scope, place: _Place) -> bool:
+    def _is_paused(self, scope: Scope, place: Place) -> bool:
         now = asyncio.get_running_loop().time()
         return any(self._pauses.get((place.url, which), (0.0, 0.0))[0] > now for which in (None, scope))
 
