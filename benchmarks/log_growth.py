@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
+import asyncpg
+
 from benchmarks.log_events import make_event, make_people
 from benchmarks.log_world import log_world
 from benchmarks.report import Figure, step
@@ -32,6 +34,7 @@ from wardmesh_audit.behalf import the_log
 from wardmesh_audit.domain import Candidate, encode_leaf
 from wardmesh_audit.store import PostgresStore
 from wardmesh_audit.store_reading import PostgresReading
+from wardmesh_cli.embedded.postgres import SUPERUSER
 
 BATCH: Final = 5_000
 """Of one transaction while seeding."""
@@ -134,10 +137,12 @@ async def _costs(sizes: Sequence[int]) -> dict[int, Cost]:
     costs = {}
     async with log_world() as mesh:
         database = Database(mesh.database_url("wardmesh_audit"), application="benchmark")
-        async with database:
+        async with database, asyncpg.create_pool(mesh.database_url(SUPERUSER), min_size=1, max_size=1) as owner:
             grower = Grower(database, random.Random(1))
             for size in sizes:
                 await grower.grow_to(size)
+                # What the database does within a minute by itself: until then it has no idea of the values.
+                await owner.execute("analyze audit.entries, audit.leaves, audit.tiles")
                 costs[size] = await grower.measure()
                 step(f"at {size:,}: {costs[size]}")
     return costs
