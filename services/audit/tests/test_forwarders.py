@@ -244,6 +244,21 @@ class TestInPostgreSQL:
                 async with database.transaction(admin.ask(ADD_FORWARDER).tenant) as connection:
                     await connection.execute(f"update audit.forwarders set {column} = {value}")  # noqa: S608
 
+    async def test_a_row_that_cannot_be_read_keeps_nobody_waiting(
+        self, database: Database, superuser: asyncpg.Connection[asyncpg.Record]
+    ) -> None:
+        world = World(PostgresStore(database), PostgresForwarding(database, outbox := Outbox()), outbox)
+        broken, sound = make_person(level=Level.ADMIN), make_person(level=Level.ADMIN)
+        for person in (broken, sound):
+            await world.add(person)
+            await world.seal(person.scope, 1)
+        change = """update audit.forwarders set filter = '{"of a newer version": 1}' where scope_id = $1"""
+        await superuser.execute(change, broken.scope)
+        found = {each.forwarder.scope for each in await world.store.lease(64, 60.0)}
+        assert sound.scope in found
+        assert broken.scope not in found
+        await superuser.execute("delete from audit.forwarders where scope_id = $1", broken.scope)
+
     async def test_looking_for_work_gives_out_names_and_no_more(
         self, database: Database, superuser: asyncpg.Connection[asyncpg.Record]
     ) -> None:

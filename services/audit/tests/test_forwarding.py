@@ -333,7 +333,9 @@ def _entries(person: Person, count: int):  # type: ignore[no-untyped-def]
 
 @given(st.integers(0, 10**6), st.none() | st.floats(0, 1e9), st.floats(0, 1))
 def test_a_pause_is_bounded(failures: int, asked: float | None, jitter: float) -> None:
-    assert 0 < pause_seconds(failures, asked, jitter) <= LONGEST_PAUSE_SECONDS
+    pause = pause_seconds(failures, asked, jitter)
+    assert 0 < pause <= LONGEST_PAUSE_SECONDS
+    assert pause >= min(asked or 0, LONGEST_PAUSE_SECONDS), "an endpoint that asks for time gets it"
     assert TOLD_AFTER > 1
 
 

@@ -99,8 +99,8 @@ def headers_of(batch: Batch) -> dict[str, str]:
 def pause_seconds(failures: int, asked_seconds: float | None, jitter: float) -> float:
     """Return how long to wait after so many failures in a row; `jitter` is between 0 and 1.
 
-    Twice as long after each, or as long as the endpoint asked for; `LONGEST_PAUSE_SECONDS` at the most.
+    Twice as long after each, but not shorter than the endpoint asked for; `LONGEST_PAUSE_SECONDS` at the most.
     """
     doubled = FIRST_PAUSE_SECONDS * 2.0 ** min(max(failures, 1) - 1, 16)
-    wanted = max(doubled, asked_seconds or 0.0)
-    return min(wanted, LONGEST_PAUSE_SECONDS) * (0.5 + jitter / 2)
+    spread = min(doubled, LONGEST_PAUSE_SECONDS) * (0.5 + jitter / 2)
+    return max(spread, min(asked_seconds or 0.0, LONGEST_PAUSE_SECONDS))

@@ -9,6 +9,7 @@ On failure: the errors of `wardmesh.server.database_errors`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Final
 from uuid import uuid4
@@ -23,6 +24,7 @@ from wardmesh_audit.behalf import the_log
 from wardmesh_audit.errors import ForwarderExists, NoSuchForwarder, TooManyForwarders
 from wardmesh_audit.ports_forwarding import Leased, NewForwarder, StoredForwarder
 
+_log = logging.getLogger(__name__)
 _COLUMNS: Final = (
     "scope_id, name, incarnation, address, format, secret_header, has_secret, sealed, filter, created_at, next_index, "
     "paused, failures, failing_since, last_error, delivered_at"
@@ -115,8 +117,12 @@ class PostgresForwarding:
         for row in rows:
             async with self._database.transaction(the_log(parse_scope(row["scope_id"])), read_only=True) as connection:
                 forwarder = await connection.fetchrow(_LEASED, row["name"], lease)
-            if forwarder is not None:
+            if forwarder is None:
+                continue
+            try:
                 found.append(Leased(_stored(forwarder), lease))
+            except ValueError:  # a newer version's, or a changed row: it must not keep the others waiting
+                _log.error("a forwarder of %s cannot be read and is put off", row["scope_id"])
         return found
 
     async def advance(
