@@ -22,6 +22,14 @@ def test_ones_own_entries_page_by_page(wardmesh: Shell, world: World) -> None:
     assert len(wardmesh("audit", "mine", "--limit", "2", "--json").json["entries"]) == 2
 
 
+def test_somebody_who_was_erased_is_shown_as_withheld(wardmesh: Shell, world: World) -> None:
+    world.log("secret.get")
+    world.entries[0] = world.entries[0].model_copy(update={"withheld": ("/actor",)})
+    assert "(withheld)" in wardmesh("audit", "query").out
+    assert "(withheld)" in wardmesh("audit", "tail", "--start", "0", "--count", "1").out
+    assert wardmesh("audit", "query", "--json").json["entries"][0]["withheld"] == ["/actor"]
+
+
 def test_an_erasure_is_meant_and_its_certificate_verifies_without_the_mesh(
     wardmesh: Shell, world: World, tmp_path: Path
 ) -> None:

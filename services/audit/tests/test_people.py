@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -79,6 +79,20 @@ from wardmesh_audit.subjects import Subjects
 ADDRESS, BROWSER = "203.0.113.77", "Mozilla/5.0 (distinctive)"
 
 
+class FakeBacklog:
+    """The port `Backlog`: what waits is sealed when somebody waits for it, or never."""
+
+    def __init__(self) -> None:
+        self.waiting: Callable[[], Awaitable[object]] | None = None
+        self.stands_still = False
+
+    async def settled(self, seconds: float) -> bool:
+        if self.waiting is not None and not self.stands_still:
+            await self.waiting()
+            self.waiting = None
+        return not self.stands_still
+
+
 @dataclass
 class World:
     """A scope's log with all that the service makes of it, and somebody who may everything."""
@@ -99,7 +113,10 @@ class World:
         )
         self.prover = Prover(self.store, FakeWakeups(), self.signer, FakeMemory(), FakeAlarm(), self.subjects)
         self.retention = RetentionService(PostgresRetention(self.database, self.outbox), self.subjects)
-        self.erasing = ErasingService(self.people, self.keys, self.prover, self.signer, lambda: datetime.now(UTC))
+        self.backlog = FakeBacklog()
+        self.erasing = ErasingService(
+            self.people, self.keys, self.prover, self.signer, self.backlog, lambda: datetime.now(UTC)
+        )
 
     @property
     def scope(self) -> WorkspaceId:
@@ -235,6 +252,17 @@ async def test_who_is_still_there_is_recorded_anew_and_may_be_erased_again(world
         await world.erase(person)
     with pytest.raises(NothingToErase):
         await world.erase(UserId.new())
+
+
+async def test_what_was_on_its_way_is_erased_too_and_what_stands_still_keeps_nobody_from_it(world: World) -> None:
+    person = UserId.new()
+    await world.acts(person, count=1)
+    world.backlog.waiting = lambda: world.acts(person, count=2)
+    assert (await world.erase(person)).entries == 3
+    assert await world.entries(actor=person) == []
+    await world.acts(person, count=1)
+    world.backlog.stands_still = True
+    assert (await world.erase(person)).entries == 1
 
 
 async def test_nothing_is_erased_under_a_hold(world: World) -> None:
@@ -482,6 +510,30 @@ async def test_a_part_of_the_log_says_who_until_erased(world: World, tmp_path: P
     report = verify_selection(tmp_path / "before", world.verifier)
     assert report.damage is not None
     assert report.damage.entry == 0
+
+
+@pytest.mark.parametrize("kind", Format)
+async def test_a_part_that_was_interrupted_ends_in_the_same_bytes(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Format
+) -> None:
+    await world.acts(UserId.new(), count=5)
+    await export_selection(world, tmp_path / "whole", kind, Filter())
+    real, asked = world.select, 0
+
+    async def select(*, filter: Filter, start: int, end: int) -> SelectedLeaves:  # noqa: A002
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            raise ServiceUnavailable("the mesh is away")
+        return await real(filter=filter, start=start, end=end)
+
+    monkeypatch.setattr(world, "select", select)
+    with pytest.raises(ServiceUnavailable):
+        await export_selection(world, tmp_path / "part", kind, Filter())
+    await export_selection(world, tmp_path / "part", kind, Filter())
+    file = FORMATS[kind].file
+    assert (tmp_path / "part" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert verify_selection(tmp_path / "part", world.verifier).opened == 25
 
 
 async def test_an_export_that_an_erasure_comes_into_begins_again(

@@ -25,6 +25,7 @@ from wardmesh.server.publishing import AuditPublisher
 from wardmesh.server.settings import read_seed
 from wardmesh.subjects import AuditSubject
 from wardmesh_audit import domain, subscriber
+from wardmesh_audit.backlog import StreamBacklog
 from wardmesh_audit.behalf import the_log
 from wardmesh_audit.domain import Candidate
 from wardmesh_audit.ports import Sealed, SignedMeanwhile
@@ -229,6 +230,19 @@ async def test_what_could_not_be_sealed_comes_again(
         await eventually(lambda: is_empty(messaging))
     assert store.failures == 0
     assert await _has(store, operator.scope, 1)
+
+
+async def test_what_waits_in_the_stream_is_known_until_it_is_sealed(
+    sealing: Sealing, sealer: Sealer, store: PostgresStore, messaging: Messaging, operator: Person
+) -> None:
+    backlog = StreamBacklog(messaging.jetstream)
+    async with sealing(sealer.seal):
+        assert await backlog.settled(SOON)
+    await messaging.publish([message(operator.scope, event())])
+    assert not await backlog.settled(0.3), "nobody seals"
+    async with sealing(sealer.seal):
+        assert await backlog.settled(SOON)
+        assert await _has(store, operator.scope, 1)
 
 
 async def test_poison_holds_nobody_up_and_is_told_of(

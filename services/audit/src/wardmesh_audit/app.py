@@ -15,6 +15,7 @@ from wardmesh.server.runtime import OutboxAudit, Runtime
 from wardmesh.server.settings import read_key, read_seed
 from wardmesh_audit import handlers
 from wardmesh_audit.alarm import ForkAlarm
+from wardmesh_audit.backlog import StreamBacklog
 from wardmesh_audit.cosigning import Cosigning
 from wardmesh_audit.erasing import ErasingService
 from wardmesh_audit.forward_vault import ForwardVault
@@ -81,7 +82,7 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     witness = WitnessService(PostgresWitnessed(runtime.database), witness_signer, logs, memory, runtime.audit, _now)
     handlers.bind_witness(runtime.operations, witness, WitnessList(policy, kept, witness_signer))
     keeping = PostgresRetention(runtime.database, OutboxAudit(runtime.outbox))
-    erasing = ErasingService(people, keys, prover, signer, _now)
+    erasing = ErasingService(people, keys, prover, signer, StreamBacklog(messaging.jetstream), _now)
     retention = RetentionService(keeping, subjects)
     handlers.bind(runtime.operations, service, reading, prover, TileReader(store), retention, erasing)
     forwarding = asking.enter_context(_forwarding(runtime, settings, reading, subjects))

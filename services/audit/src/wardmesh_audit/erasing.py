@@ -9,6 +9,8 @@ What always holds:
   any two steps, the same call goes on with the same erasure, and nothing is left that names the person but what the
   call itself brings.
 - The log, the row and the certificate name an erasure and nobody.
+- What was durable in the stream when the call came is sealed first, unless that takes longer than `SETTLE_SECONDS`:
+  what is sealed later is under a new key, and may be erased by another call.
 - Somebody who is still there is recorded as before, under a new key.
 
 On failure: `UnderHold`, `NothingToErase`; `SigningRefused` before anything is destroyed, where a certificate could not
@@ -17,8 +19,10 @@ be signed; else whatever keeps the call from going on, and the call may be repea
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import datetime
+from typing import Final
 
 from wardmesh.audit_erasure import ErasureCertificate
 from wardmesh.contracts.audit import ERASED, AuditEvent, Erase, Erased, Erasure, Erasures, ListErasures, Outcome
@@ -26,17 +30,28 @@ from wardmesh.contracts.operation import Category
 from wardmesh.errors import NothingToErase
 from wardmesh.ids import EventId, ServiceId
 from wardmesh.server.context import Call
-from wardmesh_audit.ports import PendingErasure, PeopleStore, SubjectKeys
+from wardmesh_audit.ports import Backlog, PendingErasure, PeopleStore, SubjectKeys
 from wardmesh_audit.proving import Prover
 from wardmesh_audit.signing import LogSigner
+
+SETTLE_SECONDS: Final = 4.0
+"""Sealing takes milliseconds; longer, and something is in trouble that has nothing to do with the person."""
+_log = logging.getLogger(__name__)
 
 
 class ErasingService:
     """The use cases of erasing."""
 
     def __init__(
-        self, store: PeopleStore, keys: SubjectKeys, prover: Prover, signer: LogSigner, clock: Callable[[], datetime]
+        self,
+        store: PeopleStore,
+        keys: SubjectKeys,
+        prover: Prover,
+        signer: LogSigner,
+        backlog: Backlog,
+        clock: Callable[[], datetime],
     ) -> None:
+        self._backlog = backlog
         self._store = store
         self._keys = keys
         self._prover = prover
@@ -46,6 +61,9 @@ class ErasingService:
     async def erase(self, call: Call, request: Erase) -> Erased:
         """Destroy what lets the scope's log say who somebody is."""
         scope, subject = call.caller.scope, request.subject
+        # What was emitted before is erased too. One log that waits for repair must not keep all others from it.
+        if not await self._backlog.settled(min(SETTLE_SECONDS, call.seconds_left() / 2)):
+            _log.warning("erasing goes on, although not everything that was emitted before is sealed")
         # Before anything: what is destroyed without a certificate, nobody could show to have been.
         head = await self._prover.signed_head(scope)
         async with self._store.erasing(call) as rows:

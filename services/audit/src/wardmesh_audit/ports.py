@@ -322,6 +322,13 @@ class PeopleStore(Protocol):
         """
 
 
+class Backlog(Protocol):
+    """What is durable and not sealed yet."""
+
+    async def settled(self, seconds: float) -> bool:
+        """Wait until what is in the stream now is sealed; tell whether it was within that time. MUST NOT raise."""
+
+
 class Alarm(Protocol):
     """Whoever has to hear that a log would fork."""
 
