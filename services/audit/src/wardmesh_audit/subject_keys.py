@@ -160,8 +160,8 @@ class KeyFolder:
             keys = {who: self._load((_PEOPLE, scope, who)) for who in subjects}
             there = {who: key for who, key in keys.items() if key is not None}
             new = [SubjectKey(who, os.urandom(KEY_BYTES)) for who in subjects if who not in there]
-            for start in range(0, len(new), BUNDLE):
-                self._write_bundle(scope, new[start : start + BUNDLE])
+            if new:
+                self._write_bundles(scope, new)
             # Where a crash came between: without this name nothing that is sealed could be opened.
             for who, key in there.items():
                 link = self._path((_PSEUDONYMS, scope, key.pseudonym))
@@ -170,20 +170,27 @@ class KeyFolder:
                     _sync(link.parent)
             return there | {key.subject: key for key in new}
 
-    def _write_bundle(self, scope: Scope, keys: Sequence[SubjectKey]) -> None:
-        """Put keys into one file that has a name for each and for each pseudonym: one fsync, and two of folders."""
-        bundle = self._folder / _PEOPLE / f".{secrets.token_hex(8)}"
-        said = (json.dumps({"scope": scope, "subject": key.subject, "key": key.secret.hex()}) for key in keys)
-        _write(bundle, "".join(f"{line}\n" for line in said).encode())
-        for key in keys:
-            path = self._path((_PEOPLE, scope, key.subject))
-            path.unlink(missing_ok=True)  # what a crash left of one that was being destroyed
-            os.link(bundle, path)
-        _sync(bundle.parent)
-        for key in keys:
-            os.link(bundle, self._path((_PSEUDONYMS, scope, key.pseudonym)))
+    def _write_bundles(self, scope: Scope, keys: Sequence[SubjectKey]) -> None:
+        """Put keys into files with a name for each key and pseudonym: an fsync for each file, and two of folders."""
+        bundles: dict[Path, Sequence[SubjectKey]] = {}
+        for start in range(0, len(keys), BUNDLE):
+            part = keys[start : start + BUNDLE]
+            said = (json.dumps({"scope": scope, "subject": key.subject, "key": key.secret.hex()}) for key in part)
+            bundle = self._folder / _PEOPLE / f".{secrets.token_hex(8)}"
+            _create(bundle, "".join(f"{line}\n" for line in said).encode())
+            bundles[bundle] = part
+        for bundle, part in bundles.items():
+            for key in part:
+                path = self._path((_PEOPLE, scope, key.subject))
+                path.unlink(missing_ok=True)  # what a crash left of one that was being destroyed
+                os.link(bundle, path)
+        _sync(self._folder / _PEOPLE)
+        for bundle, part in bundles.items():
+            for key in part:
+                os.link(bundle, self._path((_PSEUDONYMS, scope, key.pseudonym)))
         _sync(self._folder / _PSEUDONYMS)
-        bundle.unlink()
+        for bundle in bundles:
+            bundle.unlink()
 
     def _destroy(self, scope: Scope, subject: UserId) -> None:
         name = _PEOPLE, scope, subject
@@ -307,18 +314,27 @@ def _read(path: Path) -> bytes | None:
 
 def _write(path: Path, content: bytes) -> None:
     """Write a file, whole and on disk before it has its name."""
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    _create(temporary, content)
     try:
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _sync(path.parent)
+
+
+def _create(path: Path, content: bytes) -> None:
+    """Put a new file on the disk; its name is there when the folder is."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _unlink(path: Path) -> None:
