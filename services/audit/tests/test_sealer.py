@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -262,51 +261,3 @@ async def test_a_defect_with_one_message_does_not_touch_the_others(
     publisher.failure = Odd()
     await sealing.seal([poison, good, other])
     assert sorted(str(each.outcome) for each in (poison, good, other)) == ["30.0", "30.0", "acknowledged"]
-
-
-async def test_two_batches_are_in_hand_and_no_more_and_none_is_left_behind(
-    sealing: Sealer, fake_log: FakeLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    disk = asyncio.Semaphore(0)
-    original = fake_log.seal
-
-    async def slow(scope: WorkspaceId, candidates: Sequence[Candidate]) -> Sealed:
-        await disk.acquire()
-        return await original(scope, candidates)
-
-    monkeypatch.setattr(fake_log, "seal", slow)
-    first, second, third, last = (delivered(ONE, event()) for _ in range(4))
-    await sealing.take([first])
-    taking = asyncio.create_task(sealing.take([second]))
-    await asyncio.sleep(0.01)
-    assert (taking.done(), first.outcome) == (False, None), "there is no room for a third"
-    disk.release()
-    await taking
-    assert sorted([str(first.outcome), str(second.outcome)]) == ["None", "acknowledged"]
-
-    finishing = asyncio.create_task(sealing.finish())
-    late = asyncio.create_task(sealing.take([third]))
-    await asyncio.sleep(0.01)
-    assert not finishing.done()
-    disk.release()
-    disk.release()
-    await asyncio.gather(finishing, late)
-    disk.release()
-    await sealing.take([last])
-    assert [each.outcome for each in (first, second, third, last)] == ["acknowledged"] * 4
-
-
-async def test_a_batch_that_fails_as_a_whole_leaves_room_for_the_next(
-    sealing: Sealer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def broken(_messages: object) -> None:
-        raise RuntimeError
-
-    good = delivered(ONE, event())
-    with monkeypatch.context() as patch:
-        patch.setattr(sealing, "seal", broken)
-        await sealing.take([delivered(ONE, event())])
-        await sealing.finish()
-    await sealing.take([good])
-    assert good.outcome == "acknowledged"
-    assert "a defect while sealing a batch" in caplog.text

@@ -94,11 +94,10 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
             runtime.fail("the sealer's connection to the broker is closed")
 
     stopping = False
-    sealer = Sealer(store, messaging, runtime.audit, subjects)
     broker = sealing_broker(
         settings.nats_servers(),
         seed=read_seed(settings.nats_seed_file),
-        seal=sealer.take,
+        seal=Sealer(store, messaging, runtime.audit, subjects).seal,
         ca_file=settings.nats_ca_file,
         closed=closed,
     )
@@ -110,8 +109,7 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     finally:
         stopping = True
         await forwarding.stop()  # finishes the batches in hand
-        await sealer.finish()  # while what it acknowledges still gets out
-        await broker.stop()
+        await broker.stop()  # finishes the batch in hand
         await asking.aclose()
 
 

@@ -42,10 +42,8 @@ from wardmesh_audit.subjects import Subjects
 RETRY_SECONDS: Final = 1.0
 DAMAGED_RETRY_SECONDS: Final = 30.0
 """Somebody has to repair something first."""
-BATCHES: Final = 2
-"""In hand at once: one is understood while the other waits for the disks. Each is bounded by `pulling.BATCH_BYTES`."""
 PARALLEL_SCOPES: Final = 4
-"""Transactions at once; the pool has more connections, which answer calls meanwhile."""
+"""Transactions of one batch at once; the pool has more connections, which answer calls meanwhile."""
 TRANSACTION_EVENTS: Final = 4_096
 TRANSACTION_BYTES: Final = 4 * 1024 * 1024
 """Of one scope's transaction; it must stay well within the database's time limits, or it would never succeed."""
@@ -115,28 +113,6 @@ class Sealer:
         self._publisher = publisher
         self._emitter = emitter
         self._room = asyncio.Semaphore(PARALLEL_SCOPES)
-        self._batches: set[asyncio.Task[None]] = set()
-        self._at_once = BATCHES
-
-    async def take(self, messages: Sequence[Incoming]) -> None:
-        """Begin to seal a batch; return when there is room for the next one."""
-        batch = asyncio.create_task(self._whole(messages))
-        self._batches.add(batch)
-        batch.add_done_callback(self._batches.discard)
-        while len(self._batches) >= self._at_once:
-            await asyncio.wait(self._batches, return_when=asyncio.FIRST_COMPLETED)
-
-    async def finish(self) -> None:
-        """Wait for what is in hand; from now on `take` returns when its batch is sealed."""
-        self._at_once = 1
-        while self._batches:
-            await asyncio.wait(self._batches)
-
-    async def _whole(self, messages: Sequence[Incoming]) -> None:
-        try:
-            await self.seal(messages)
-        except Exception:  # noqa: BLE001 - what is not acknowledged comes again
-            _log.exception("a defect while sealing a batch")
 
     async def seal(self, messages: Sequence[Incoming]) -> None:
         """Seal a batch; return when every message is acknowledged or asked to come again."""
