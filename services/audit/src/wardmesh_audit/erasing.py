@@ -19,6 +19,7 @@ be signed; else whatever keeps the call from going on, and the call may be repea
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from datetime import datetime
@@ -57,6 +58,8 @@ class ErasingService:
         self._prover = prover
         self._signer = signer
         self._clock = clock
+        # An erasure counts while it holds the lock of the holds: two connections, which many could wait for for ever.
+        self._one_at_once = asyncio.Lock()
 
     async def erase(self, call: Call, request: Erase) -> Erased:
         """Destroy what lets the scope's log say who somebody is."""
@@ -66,7 +69,7 @@ class ErasingService:
             _log.warning("erasing goes on, although not everything that was emitted before is sealed")
         # Before anything: what is destroyed without a certificate, nobody could show to have been.
         head = await self._prover.signed_head(scope)
-        async with self._store.erasing(call) as rows:
+        async with self._one_at_once, self._store.erasing(call) as rows:
             key = (await self._keys.find(scope, [subject])).get(subject)
             begun = await self._keys.begun(scope, subject)
             erasure = None if begun is None else await rows.find(begun.erasure_id)
