@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from functools import partial
-from pathlib import Path
 
 import asyncpg
 import pytest
-from fake_log import Person, candidates, event, make_person
-from keeper import Outbox
+from fake_log import candidates, event
 from nats.aio.client import Client
 from pydantic import SecretStr
-from siem import Siem, Taken, says, siem
-from starlette.responses import Response
+from siem import Siem, says, siem
 from test_app import connected, somebody
 
 from wardmesh.contracts import audit as contracts
 from wardmesh.contracts.audit import (
-    ADD_FORWARDER,
     AddForwarder,
     Filter,
     Forwarder,
@@ -37,15 +32,11 @@ from wardmesh.errors import PermissionDenied
 from wardmesh.ids import Scope
 from wardmesh.server.database import Database
 from wardmesh.server.runtime import running
-from wardmesh.server.settings import read_key
 from wardmesh_audit import app
-from wardmesh_audit.forward_vault import ForwardVault, Hidden
 from wardmesh_audit.forwarding import Timing
-from wardmesh_audit.ports_forwarding import NewForwarder
 from wardmesh_audit.settings import Settings
 from wardmesh_audit.store import PostgresStore
-from wardmesh_audit.store_forwarding import PostgresForwarding
-from wardmesh_cli.embedded.mesh import EmbeddedMesh, service_command
+from wardmesh_cli.embedded.mesh import EmbeddedMesh
 
 SECRET = "a-secret-that-nobody-else-may-see"
 PATH = "/in?key=a-path-that-nobody-else-may-see"
@@ -97,15 +88,6 @@ async def seal(database: Database, scope: Scope, count: int, **changes: object) 
     events = [event(**changes) for _ in range(count)]
     for first in range(0, count, 500):
         await PostgresStore(database).seal(scope, candidates(scope, *events[first : first + 500]))
-
-
-async def forwarder_of(servers: EmbeddedMesh, database: Database, person: Person, endpoint: Siem) -> None:
-    """Add one past the gates."""
-    vault = ForwardVault(read_key(servers.layout.identities.kek_file("audit")))
-    address = endpoint.url("")
-    sealed = vault.seal(person.scope, "siem", address, None, Hidden(PATH, SECRET))
-    new = NewForwarder("siem", address, ForwardFormat.ENTRY, None, True, sealed, Filter(), 0)
-    await PostgresForwarding(database, Outbox()).add(person.ask(ADD_FORWARDER), new)
 
 
 async def test_from_the_gates_to_the_siem(
@@ -223,60 +205,3 @@ async def test_nobody_is_sent_inside_unless_an_operator_says_so(
                     break
                 await asyncio.sleep(0.1)
     assert endpoint.requests == []
-
-
-@contextlib.contextmanager
-def replica(servers: EmbeddedMesh, endpoint: Siem, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The service as a process of its own."""
-    environment = servers.environment("audit") | {
-        "WARDMESH_AUDIT_FORWARD_ALLOW": "127.0.0.0/8,::1/128",
-        "WARDMESH_AUDIT_FORWARD_CA_FILE": str(endpoint.ca_file),
-        "WARDMESH_AUDIT_FORWARD_SECONDS": str(SECONDS),
-        "WARDMESH_LOG_LEVEL": "debug",
-    }
-    with log.open("ab") as out:
-        process = subprocess.Popen(service_command("audit"), env=environment, stdout=out, stderr=out)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-async def test_replicas_that_are_killed_between_delivery_and_cursor_miss_nothing(
-    servers: EmbeddedMesh, database: Database, endpoint: Siem, tmp_path: Path
-) -> None:
-    people = [make_person(level=Level.ADMIN) for _ in range(3)]
-    for person in people:
-        await seal(database, person.scope, 700)
-        await forwarder_of(servers, database, person, endpoint)
-    with contextlib.ExitStack() as stack:
-        two = [stack.enter_context(replica(servers, endpoint, tmp_path / "log")) for _ in range(2)]
-
-        async def dies(_taken: Taken) -> Response:
-            for process in two:
-                process.kill()  # it has the batch, and nobody will ever hear so
-            return Response()
-
-        endpoint.answers = [dies]
-        await endpoint.until(lambda it: bool(it.requests))
-        for process in two:
-            process.wait()
-        stack.enter_context(replica(servers, endpoint, tmp_path / "log"))
-        stack.enter_context(replica(servers, endpoint, tmp_path / "log"))
-
-        def received(scope: Scope) -> list[int]:
-            mine = [taken for taken in endpoint.requests if taken.headers["wardmesh-scope"] == scope]
-            return [index for taken in mine for index in taken.indexes]
-
-        await endpoint.until(lambda _: all(set(received(person.scope)) == set(range(700)) for person in people))
-    repeated = 0
-    for person in people:
-        came = received(person.scope)
-        assert list(dict.fromkeys(came)) == list(range(700)), "without repetitions, it is the log's order"
-        repeated += len(came) - 700
-    assert repeated >= 500, "what was taken and not noted came once more"
-    written = (tmp_path / "log").read_text()
-    assert '"ready"' in written
-    assert SECRET not in written, "at no level"
-    assert "a-path" not in written
