@@ -94,7 +94,7 @@ def test_nothing_else_can_be_put_back(path: str) -> None:
         reveal(event(), [Opening(path=path, salt=SALT, value="x")])
 
 
-@pytest.mark.parametrize("value", ["x", str(AgentId.new()), ""])
+@pytest.mark.parametrize("value", ["x", str(AgentId.new()), ""], ids=["no id", "an agent", "nothing"])
 def test_an_actor_that_is_put_back_is_a_user(value: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         reveal(event(actor=NOBODY), [Opening(path="/actor", salt=SALT, value=value)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import suppress
 
 import pytest
@@ -123,6 +124,7 @@ ONE = f"witness a {SIGNERS['x1'].verifier}\n"
         f"log {LOG.verifier}\nlog {LOG.verifier}\nquorum none\n",
         "#" * 300_000,
     ],
+    ids=itertools.count(),  # the keys are others in each process
 )
 def test_what_is_no_policy_is_refused(text: str) -> None:
     with pytest.raises(InvalidPolicy):
