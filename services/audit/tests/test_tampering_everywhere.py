@@ -140,7 +140,8 @@ CASES: Final = {
         "(scope_id, size, frontier, root) select scope_id, 1, array[sha256('x')], sha256('x') from gone",
         refusal=FORK),
     ("logs", "reorder"): Case(
-        "update audit.logs set frontier = array(select unnest(frontier) order by 1) where scope_id = $1",
+        "update audit.logs set frontier = array(select node from unnest(frontier) with ordinality as f (node, place) "
+        "order by place desc) where scope_id = $1",
         refusal=AT_END),
     ("logs", "truncate"): Case("truncate audit.logs", refusal=FORK),
 }  # fmt: skip

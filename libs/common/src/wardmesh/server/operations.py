@@ -164,6 +164,7 @@ class Operations:
         self._subscription = await client.subscribe(
             RpcSubject.of_service(self.service), queue=QUEUE_GROUP, cb=self._receive
         )
+        await client.flush()  # until the broker has heard of it, it says that nobody answers
 
     async def stop(self) -> None:
         """Take no more requests; return when those in hand are answered."""
