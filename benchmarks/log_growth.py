@@ -60,7 +60,7 @@ class Grower:
         self._store = PostgresStore(database)
         self._reading = PostgresReading(database)
         self._rng = rng
-        self._people: list[Principal] = make_people(rng)
+        self._people: list[Principal] = make_people()
         self._scope = WorkspaceId.new()
         self._requests: list[RequestId] = []
         # Events that recur but for what is unique to each; making every one anew would take most of the time.

@@ -42,7 +42,7 @@ class Log:
 
     def __init__(self, size: int) -> None:
         rng, scope = random.Random(size), WorkspaceId.new()
-        people, now = make_people(rng), datetime.now(UTC)
+        people, now = make_people(), datetime.now(UTC)
         events = [make_event(rng, people, now) for _ in range(min(size, TEMPLATES))]
         subject = AuditSubject(scope, "audit").format()
         made = [

@@ -145,7 +145,7 @@ class Emitter:
 
     async def emit(self, publisher: AuditPublisher, count: int) -> list[AuditEvent]:
         """Emit events until they are acknowledged, again and again if need be."""
-        people = make_people(self.rng)
+        people = make_people()
         events = [make_event(self.rng, people) for _ in range(count)]
         self.tried.update(event.id for event in events)
         while True:

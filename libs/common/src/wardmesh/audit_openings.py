@@ -14,11 +14,11 @@ On failure: `NotOpened` for openings that are not the leaf's; `OpeningsCheck` re
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Final
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from wardmesh.contracts.audit.entries import Entry
 from wardmesh.contracts.audit.personal import EntryOpenings, Opening, reveal
@@ -42,9 +42,9 @@ def committed_of(leaf: bytes) -> Mapping[str, bytes]:
         return {}
     end = leaf.find(_END)
     try:
-        document = json.loads(leaf[len(COMMITTING) : end])
+        document = from_json(leaf[len(COMMITTING) : end])
         return {path: bytes.fromhex(said) for path, said in document.items()}
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise NotOpened("its commitments cannot be read") from error
 
 
