@@ -125,6 +125,25 @@ async def test_a_batch_has_as_many_as_fit(
         assert len(batch) <= max(1, 4_000 // max(map(len, before)))
 
 
+@pytest.mark.parametrize("published", [64, 65, 128])
+async def test_after_a_full_batch_a_lone_message_does_not_wait_for_company_either(
+    bare_nats: Any, nats_client: Client, stream: str, monkeypatch: pytest.MonkeyPatch, published: int
+) -> None:
+    """The broker says that a batch is complete after its last message, when nobody waits for a word any more."""
+    monkeypatch.setattr(pulling, "LARGEST_BYTES", 1)
+    jetstream = nats_client.jetstream()
+    async with asyncio.timeout(30):
+        for _ in range(5):
+            for number in range(published):
+                await jetstream.publish(f"{stream}.x", b"%d" % number)
+            async with reading(bare_nats.url, stream, 20.0, []) as received:
+                while sum(map(len, received.batches)) < published:
+                    await asyncio.sleep(0.001)
+                received.arrived.clear()
+                await jetstream.publish(f"{stream}.x", b"alone")
+                await asyncio.wait_for(received.arrived.wait(), 3)
+
+
 async def test_a_consumer_that_is_gone_is_reported(
     bare_nats: Any, nats_client: Client, stream: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

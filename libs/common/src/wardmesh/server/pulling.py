@@ -32,6 +32,8 @@ from nats.js import JetStreamContext
 BATCH_BYTES: Final = 32 * 1024 * 1024
 LARGEST_BYTES: Final = 1024 * 1024
 """Of a message: what is expected before the first is seen (the broker's `max_payload`)."""
+REST_SECONDS: Final = 0.002
+"""What comes later is kept by nats-py, and is the first of the next batch."""
 FAILED_PAUSE_SECONDS: Final = 0.5
 LOST_SECONDS: Final = 15.0
 """Longer than a cluster takes to find a new leader."""
@@ -66,7 +68,8 @@ class PromptFetch:
         if batch < self._full_batch:  # the rest of a batch that has something already
             raise nats.errors.TimeoutError
         try:
-            messages = await self._fetch(min(batch, self._fit), timeout, heartbeat)
+            messages = await self._fetch(1, timeout, heartbeat)
+            messages += await self._rest(min(batch, self._fit) - 1)
         except TimeoutError:
             self._failing_since = None
             raise nats.errors.TimeoutError from None
@@ -79,6 +82,19 @@ class PromptFetch:
         self._failing_since = None
         self._fit = max(1, BATCH_BYTES // max(1, *(len(message.data) for message in messages)))
         return messages
+
+    async def _rest(self, most: int) -> list[Msg]:
+        """Return what else is there.
+
+        Asked for at once with the first, nats-py sometimes waits for all of it: the broker's word that a pull is over
+        may be taken for the answer to the next one, and then everything that comes is kept until the time is over.
+        """
+        if most < 1:
+            return []
+        try:
+            return await self._fetch(most, REST_SECONDS, None)
+        except (nats.errors.Error, TimeoutError):
+            return []  # what ails the consumer, the next fetch will say
 
     async def _failed(self, error: nats.errors.Error) -> None:
         now = asyncio.get_running_loop().time()
