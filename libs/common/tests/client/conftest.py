@@ -203,6 +203,8 @@ class StandIn:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        with suppress(TimeoutError, nats.errors.Error, OSError):  # there may be no broker any more
+            await asyncio.wait_for(self._client.drain(), 2)  # when it is over, the broker knows that nobody answers
         with suppress(TimeoutError):
             await asyncio.wait_for(self._client.close(), 2)
 
