@@ -15,11 +15,12 @@ from wardmesh.crypto.checkpoint import Checkpoint
 from wardmesh.crypto.merkle import leaf_hash, root_of
 from wardmesh.crypto.note import Signature, SignedNote, Signer, sign_note
 from wardmesh.crypto.tlog import consistency_proof
+from wardmesh.crypto.vkey import KeyIdentity
 from wardmesh.errors import WardmeshError
 from wardmesh.ids import OrgId, RequestId, Scope, UserId
 from wardmesh.server.context import Call
 from wardmesh.server.database import Connection
-from wardmesh_audit.witness_ports import KeyName, Reached, WitnessAnswer, WitnessUnreachable
+from wardmesh_audit.witness_ports import Reached, WitnessAnswer, WitnessUnreachable
 from wardmesh_audit.witness_rules import Latest, Logs
 from wardmesh_audit.witness_signing import WitnessSigner
 from wardmesh_audit.witnessing import WitnessService
@@ -64,13 +65,13 @@ class FakeCosignatures(Failing):
     def __init__(self) -> None:
         self.rows: dict[Scope, dict[tuple[str, bytes, int, str], tuple[Signature, int]]] = defaultdict(dict)
 
-    async def lines(self, scope: Scope, checkpoint: Checkpoint, keys: Sequence[KeyName]) -> Sequence[Signature]:
+    async def lines(self, scope: Scope, checkpoint: Checkpoint, keys: Sequence[KeyIdentity]) -> Sequence[Signature]:
         self._fail()
         wanted = [(name, key_id, checkpoint.size, checkpoint.text()) for name, key_id in keys]
         return [self.rows[scope][key][0] for key in wanted if key in self.rows[scope]]
 
-    async def reached(self, scope: Scope, keys: Sequence[KeyName]) -> Mapping[KeyName, Reached]:
-        found: dict[KeyName, Reached] = {}
+    async def reached(self, scope: Scope, keys: Sequence[KeyIdentity]) -> Mapping[KeyIdentity, Reached]:
+        found: dict[KeyIdentity, Reached] = {}
         for (name, key_id, size, _), (_, time) in self.rows[scope].items():
             if (name, key_id) in keys and size > found.get((name, key_id), Reached(0, 0)).size:
                 found[name, key_id] = Reached(size, time)

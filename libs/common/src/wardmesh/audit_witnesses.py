@@ -9,18 +9,14 @@ On failure: `NotWitnessed` with the names of who is missing, `BadSignature`, `In
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from typing import Final
 
 from wardmesh.crypto.checkpoint import Checkpoint
+from wardmesh.crypto.cosignature import moment
 from wardmesh.crypto.errors import InvalidKey
 from wardmesh.crypto.note import SignedNote, VerifierKey
 from wardmesh.crypto.tlog_policy import Policy, Witnessed
 
 __all__ = ["check_witnesses", "witness_lines"]
-
-_LAST: Final = 253_402_300_799
-"""The end of the year 9999."""
 
 
 def check_witnesses(note: bytes, checkpoint: Checkpoint, key: VerifierKey, policy: Policy) -> Witnessed:
@@ -33,6 +29,6 @@ def check_witnesses(note: bytes, checkpoint: Checkpoint, key: VerifierKey, polic
 def witness_lines(found: Witnessed) -> Iterator[str]:
     """Yield, for people, who has cosigned and when, and who has not."""
     for name, time in found.at.items():
-        yield f"cosigned   by {name}, at {datetime.fromtimestamp(min(time, _LAST), UTC):%Y-%m-%d %H:%M:%S} UTC"
+        yield f"cosigned   by {name}, at {moment(time):%Y-%m-%d %H:%M:%S} UTC"
     if found.missing:
         yield f"           not by {', '.join(found.missing)}, which the quorum does not need"

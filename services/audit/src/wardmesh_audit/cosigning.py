@@ -29,6 +29,7 @@ from wardmesh.crypto.errors import CryptoError
 from wardmesh.crypto.note import Signature, SignedNote
 from wardmesh.crypto.tlog_policy import Policy, Witness
 from wardmesh.crypto.tlog_witness import AddCheckpoint, parse_lines, parse_size
+from wardmesh.crypto.vkey import KeyIdentity
 from wardmesh.errors import WardmeshError
 from wardmesh.ids import Scope
 from wardmesh_audit import proofs
@@ -36,7 +37,7 @@ from wardmesh_audit.behalf import the_log
 from wardmesh_audit.errors import LogDamaged
 from wardmesh_audit.ports import LogStore, SignedMemory
 from wardmesh_audit.proofs import SignedHead
-from wardmesh_audit.witness_ports import CosignatureStore, KeyName, WitnessAlarm, WitnessDoor, WitnessUnreachable
+from wardmesh_audit.witness_ports import CosignatureStore, WitnessAlarm, WitnessDoor, WitnessUnreachable
 
 WAIT_SECONDS: Final = 3.0
 """How long whoever asks for a checkpoint waits for witnesses; public ones answer within one."""
@@ -97,8 +98,8 @@ class Place:
     witnesses: tuple[Witness, ...]
 
     @property
-    def keys(self) -> list[KeyName]:
-        return [(witness.key.name, witness.key.key_id) for witness in self.witnesses]
+    def keys(self) -> list[KeyIdentity]:
+        return [witness.key.identity for witness in self.witnesses]
 
     @property
     def name(self) -> str:
@@ -130,8 +131,8 @@ class Cosigning:
     ) -> None:
         self.policy = policy
         self._places = places_of(policy)
-        self._keys: Mapping[KeyName, WitnessKey] = {
-            (each.key.name, each.key.key_id): each.key for each in policy.witnesses.values()
+        self._keys: Mapping[KeyIdentity, WitnessKey] = {
+            each.key.identity: each.key for each in policy.witnesses.values()
         }
         self._store = store
         self._kept = kept
@@ -166,7 +167,7 @@ class Cosigning:
             overtaken = any(not task.cancelled() and task.result() for task in done)
             lines = await self._lines(scope, checkpoint)
         cosigned = with_lines(note, lines.values()).encode()
-        there = {name for name, each in self.policy.witnesses.items() if (each.key.name, each.key.key_id) in lines}
+        there = {name for name, each in self.policy.witnesses.items() if each.key.identity in lines}
         if len(there) == len(self.policy.witnesses):
             _remember(self._complete, scope, (signed.note, cosigned))
         return Collected(cosigned, self.policy.is_met(there), overtaken)
@@ -186,15 +187,15 @@ class Cosigning:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _lines(self, scope: Scope, checkpoint: Checkpoint) -> dict[KeyName, Signature]:
+    async def _lines(self, scope: Scope, checkpoint: Checkpoint) -> dict[KeyIdentity, Signature]:
         """Return the lines that are kept and that verify."""
         found = {}
         for line in await self._kept.lines(scope, checkpoint, list(self._keys)):
-            key = self._keys.get((line.name, line.key_id))
+            key = self._keys.get(line.identity)
             try:
                 if key is not None:
                     check_cosignature(checkpoint, line, key)
-                    found[line.name, line.key_id] = line
+                    found[line.identity] = line
             except CryptoError:
                 _log.error("a cosignature that was kept is damaged")
         return found
@@ -293,8 +294,8 @@ class Cosigning:
         found: dict[Signature, int] = {}
         try:
             for line in parse_lines(body):
-                if (line.name, line.key_id) in place.keys:
-                    time = check_cosignature(checkpoint, line, self._keys[line.name, line.key_id])
+                if line.identity in place.keys:
+                    time = check_cosignature(checkpoint, line, self._keys[line.identity])
                     if time > latest:
                         raise _Unusable("its clock is far ahead")
                     found[line] = time

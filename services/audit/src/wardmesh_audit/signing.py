@@ -82,7 +82,7 @@ def same_signers(one: bytes, other: bytes) -> bool:
 
 
 def _keys_of(note: SignedNote) -> set[tuple[str, bytes]]:
-    return {(line.name, line.key_id) for line in note.signatures}
+    return {line.identity for line in note.signatures}
 
 
 def read_ed25519(path: Path) -> Ed25519PrivateKey:

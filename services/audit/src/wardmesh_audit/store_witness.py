@@ -15,11 +15,12 @@ from typing import Final
 from wardmesh.crypto.checkpoint import Checkpoint
 from wardmesh.crypto.merkle import EMPTY_ROOT
 from wardmesh.crypto.note import Signature
+from wardmesh.crypto.vkey import KeyIdentity
 from wardmesh.ids import Scope
 from wardmesh.server.context import Call
 from wardmesh.server.database import Database
 from wardmesh_audit.behalf import the_log
-from wardmesh_audit.witness_ports import KeyName, Reached
+from wardmesh_audit.witness_ports import Reached
 from wardmesh_audit.witness_rules import Latest
 
 _LINES: Final = """
@@ -61,12 +62,12 @@ class PostgresCosignatures:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def lines(self, scope: Scope, checkpoint: Checkpoint, keys: Sequence[KeyName]) -> Sequence[Signature]:
+    async def lines(self, scope: Scope, checkpoint: Checkpoint, keys: Sequence[KeyIdentity]) -> Sequence[Signature]:
         async with self._database.transaction(the_log(scope), read_only=True) as connection:
             rows = await connection.fetch(_LINES, scope, checkpoint.size, _hash(checkpoint), *_columns(keys))
         return [Signature(row["witness"], row["key_id"], row["signature"]) for row in rows]
 
-    async def reached(self, scope: Scope, keys: Sequence[KeyName]) -> Mapping[KeyName, Reached]:
+    async def reached(self, scope: Scope, keys: Sequence[KeyIdentity]) -> Mapping[KeyIdentity, Reached]:
         async with self._database.transaction(the_log(scope), read_only=True) as connection:
             rows = await connection.fetch(_REACHED, scope, *_columns(keys))
         return {(row["witness"], row["key_id"]): Reached(row["size"], row["time"]) for row in rows}
@@ -79,7 +80,7 @@ class PostgresCosignatures:
                 scope,
                 checkpoint.size,
                 _hash(checkpoint),
-                *_columns([(line.name, line.key_id) for line in given]),
+                *_columns([line.identity for line in given]),
                 [line.signature for line in given],
                 [lines[line] for line in given],
             )
@@ -103,5 +104,5 @@ def _hash(checkpoint: Checkpoint) -> bytes:
     return sha256(checkpoint.text().encode()).digest()
 
 
-def _columns(keys: Sequence[KeyName]) -> tuple[list[str], list[bytes]]:
+def _columns(keys: Sequence[KeyIdentity]) -> tuple[list[str], list[bytes]]:
     return [name for name, _ in keys], [key_id for _, key_id in keys]

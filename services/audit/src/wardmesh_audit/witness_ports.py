@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from wardmesh.crypto.checkpoint import Checkpoint
 from wardmesh.crypto.note import Signature
+from wardmesh.crypto.vkey import KeyIdentity
 from wardmesh.ids import Scope
 from wardmesh.server.context import Call
 from wardmesh_audit.witness_rules import Latest
-
-KeyName: TypeAlias = tuple[str, bytes]
-"""A key's name and its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +25,10 @@ class Reached:
 class CosignatureStore(Protocol):
     """What witnesses have said of our logs. Nothing is ever changed or removed."""
 
-    async def lines(self, scope: Scope, checkpoint: Checkpoint, keys: Sequence[KeyName]) -> Sequence[Signature]:
+    async def lines(self, scope: Scope, checkpoint: Checkpoint, keys: Sequence[KeyIdentity]) -> Sequence[Signature]:
         """Return the lines of these keys on that very checkpoint."""
 
-    async def reached(self, scope: Scope, keys: Sequence[KeyName]) -> Mapping[KeyName, Reached]:
+    async def reached(self, scope: Scope, keys: Sequence[KeyIdentity]) -> Mapping[KeyIdentity, Reached]:
         """Return how far each of these keys has followed the scope's log; one that has not is left out."""
 
     async def keep(self, scope: Scope, checkpoint: Checkpoint, lines: Mapping[Signature, int]) -> None:

@@ -62,12 +62,12 @@ def check_signed(note: SignedNote, checkpoint: Checkpoint, logs: Logs) -> None:
 
     An ML-DSA-44 signature does not cover extension lines. Anybody could add some; such a note needs one that does.
     """
-    keys = {(key.name, key.key_id): key for key in logs.get(checkpoint.origin, ())}
+    keys = {key.identity: key for key in logs.get(checkpoint.origin, ())}
     if not keys:
         raise UnknownLog
     enough = False
     for line in note.signatures:
-        key = keys.get((line.name, line.key_id))
+        key = keys.get(line.identity)
         if key is None:
             continue
         try:

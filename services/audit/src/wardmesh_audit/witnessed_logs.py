@@ -81,7 +81,7 @@ def read_list(data: bytes) -> Logs:
         keys = (*found.get(origin, ()), key)
         if len(origin.encode()) > MAX_ORIGIN_BYTES:
             raise ValueError(f"line {number}: an origin has at most {MAX_ORIGIN_BYTES} bytes")
-        if len(keys) > MAX_KEYS or len({(each.name, each.key_id) for each in keys}) < len(keys):
+        if len(keys) > MAX_KEYS or len({each.identity for each in keys}) < len(keys):
             raise ValueError(f"line {number}: a log has at most {MAX_KEYS} keys, each once")
         found[origin] = keys
         if len(found) > MAX_LOGS:

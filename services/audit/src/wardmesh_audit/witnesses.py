@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Final
-
 from wardmesh.contracts.audit import Witnesses, WitnessState
 from wardmesh.contracts.operation import Empty
+from wardmesh.crypto.cosignature import moment
 from wardmesh.crypto.tlog_policy import Policy
 from wardmesh.server.context import Call
 from wardmesh_audit.witness_ports import CosignatureStore
 from wardmesh_audit.witness_signing import WitnessSigner
-
-_LAST_TIME: Final = 253_402_300_799
-"""The end of the year 9999: a witness may say what it likes, and a later one has no date here."""
 
 
 class WitnessList:
@@ -27,7 +22,7 @@ class WitnessList:
     async def show(self, call: Call, _request: Empty) -> Witnesses:
         """Return the witnesses of the caller's log."""
         witnesses = self._policy.witnesses.values()
-        keys = [(each.key.name, each.key.key_id) for each in witnesses]
+        keys = [each.key.identity for each in witnesses]
         reached = await self._kept.reached(call.caller.scope, keys)
         states = []
         for witness, key in zip(witnesses, keys, strict=True):
@@ -37,7 +32,7 @@ class WitnessList:
                     name=witness.name,
                     verifier_key=str(witness.key),
                     size=None if last is None else last.size,
-                    cosigned_at=None if last is None else datetime.fromtimestamp(min(last.time, _LAST_TIME), UTC),
+                    cosigned_at=None if last is None else moment(last.time),
                 )
             )
         return Witnesses(

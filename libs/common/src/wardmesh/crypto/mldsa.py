@@ -15,63 +15,36 @@ Sources: C2SP tlog-cosignature, "ML-DSA-44 signed message"; FIPS 204.
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey, MLDSA44PublicKey
 
 from wardmesh.crypto.checkpoint import Checkpoint
-from wardmesh.crypto.encoding import base64_decode, base64_encode
 from wardmesh.crypto.errors import BadSignature, InvalidKey, MalformedEncoding
-from wardmesh.crypto.note import Signature, SignedNote, is_key_name
+from wardmesh.crypto.note import Signature, SignedNote
+from wardmesh.crypto.vkey import NamedKey
 
 TYPE: Final = b"\x06"
 PUBLIC_KEY_BYTES: Final = 1312
 SIGNATURE_BYTES: Final = 2420
 _LABEL: Final = b"subtree/v1\n\x00"
 _TIMESTAMP_BYTES: Final = 8
-_KEY_ID_BYTES: Final = 4
 _MAX_NAME_BYTES: Final = 255  # a length of one byte stands before it
 
 
-@dataclass(frozen=True, slots=True)
-class MldsaKey:
+class MldsaKey(NamedKey):
     """A named ML-DSA-44 public key; its text form is a *vkey* like any other."""
 
-    name: str
-    public_key: bytes
+    __slots__ = ()
+    type = TYPE
+    length = PUBLIC_KEY_BYTES
+    algorithm = "ML-DSA-44"
 
     def __post_init__(self) -> None:
-        if not is_key_name(self.name) or len(self.name.encode()) > _MAX_NAME_BYTES:
-            raise InvalidKey("a key's name is not empty, has no space and no plus sign, and has at most 255 bytes")
-        if len(self.public_key) != PUBLIC_KEY_BYTES:
-            raise InvalidKey(f"an ML-DSA-44 public key has {PUBLIC_KEY_BYTES} bytes")
-
-    @classmethod
-    def parse(cls, vkey: str) -> Self:
-        """Return the key that `vkey` (name+id+base64) describes; its id MUST be the one that its bytes have."""
-        name, _, rest = vkey.partition("+")
-        key_id, _, encoded = rest.partition("+")
-        try:
-            data = base64_decode(encoded)
-        except MalformedEncoding as error:
-            raise InvalidKey("the verifier key's base64 is malformed") from error
-        if not data.startswith(TYPE):
-            raise InvalidKey("not a verifier key for ML-DSA-44 signatures (name+id+base64)")
-        key = cls(name, data[len(TYPE) :])
-        if key.key_id.hex() != key_id:
-            raise InvalidKey("the verifier key's id is not that of its name and bytes")
-        return key
-
-    @property
-    def key_id(self) -> bytes:
-        """The first four bytes of SHA-256(name ‖ newline ‖ type ‖ public key)."""
-        return hashlib.sha256(self.name.encode() + b"\n" + TYPE + self.public_key).digest()[:_KEY_ID_BYTES]
-
-    def __str__(self) -> str:
-        return f"{self.name}+{self.key_id.hex()}+{base64_encode(TYPE + self.public_key)}"
+        super().__post_init__()
+        if len(self.name.encode()) > _MAX_NAME_BYTES:
+            raise InvalidKey(f"the name of an ML-DSA-44 key has at most {_MAX_NAME_BYTES} bytes")
 
     def verify(self, checkpoint: Checkpoint, signature: bytes) -> None:
         """Return only if `signature` (a time and an ML-DSA-44 signature) is this key's on `checkpoint`."""
@@ -101,7 +74,7 @@ class MldsaSigner:
         """
         timestamp = time.to_bytes(_TIMESTAMP_BYTES, "big")
         signed = self._private.sign(_message(self.verifier.name, timestamp, checkpoint))
-        return Signature(self.verifier.name, self.verifier.key_id, timestamp + signed)
+        return Signature(*self.verifier.identity, timestamp + signed)
 
     def __repr__(self) -> str:
         return f"MldsaSigner({self.verifier.name})"
@@ -110,7 +83,7 @@ class MldsaSigner:
 def check_signed(data: bytes, checkpoint: Checkpoint, key: MldsaKey) -> None:
     """Return only if the note `data`, which is that of `checkpoint`, has the right signature by `key`."""
     for line in SignedNote.parse(data).signatures:
-        if (line.name, line.key_id) == (key.name, key.key_id):
+        if line.identity == key.identity:
             key.verify(checkpoint, line.signature)
             return
     raise BadSignature("the ML-DSA-44 key has not signed the checkpoint")

@@ -19,7 +19,6 @@ Source: C2SP signed-note v1.1, with Ed25519 signatures (type 0x01); limits as in
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,53 +29,21 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from wardmesh.crypto.encoding import base64_decode, base64_encode
 from wardmesh.crypto.errors import BadSignature, InvalidKey, MalformedEncoding
+from wardmesh.crypto.vkey import KEY_ID_BYTES, KeyIdentity, NamedKey, is_key_name
 
 MAX_NOTE_BYTES: Final = 1_000_000
 MAX_SIGNATURES: Final = 100
-_ED25519: Final = b"\x01"
-_KEY_ID_BYTES: Final = 4
-_PUBLIC_KEY_BYTES: Final = 32
 _SIGNATURE_START: Final = "\u2014 "
-_KEY_ID_HEX: Final = re.compile(r"[0-9a-f]{8}")
 _CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f]")
 
 
-@dataclass(frozen=True, slots=True)
-class VerifierKey:
+class VerifierKey(NamedKey):
     """A named Ed25519 public key; its text form is what logs publish as their *vkey*."""
 
-    name: str
-    public_key: bytes
-
-    def __post_init__(self) -> None:
-        if not is_key_name(self.name):
-            raise InvalidKey("a key's name is not empty and has no space and no plus sign")
-        if len(self.public_key) != _PUBLIC_KEY_BYTES:
-            raise InvalidKey(f"an Ed25519 public key has {_PUBLIC_KEY_BYTES} bytes")
-
-    @classmethod
-    def parse(cls, vkey: str) -> Self:
-        """Return the key that `vkey` (name+id+base64) describes; its id MUST be the one that its bytes have."""
-        name, _, rest = vkey.partition("+")
-        key_id, _, encoded = rest.partition("+")  # base64 itself may contain a plus
-        try:
-            data = base64_decode(encoded)
-        except MalformedEncoding as error:
-            raise InvalidKey("the verifier key's base64 is malformed") from error
-        if _KEY_ID_HEX.fullmatch(key_id) is None or not data.startswith(_ED25519):
-            raise InvalidKey("not a verifier key for Ed25519 signatures (name+id+base64)")
-        key = cls(name, data[len(_ED25519) :])
-        if key.key_id.hex() != key_id:
-            raise InvalidKey("the verifier key's id is not that of its name and bytes")
-        return key
-
-    @property
-    def key_id(self) -> bytes:
-        """The first four bytes of SHA-256(name ‖ newline ‖ type ‖ public key)."""
-        return hashlib.sha256(self.name.encode() + b"\n" + _ED25519 + self.public_key).digest()[:_KEY_ID_BYTES]
-
-    def __str__(self) -> str:
-        return f"{self.name}+{self.key_id.hex()}+{base64_encode(_ED25519 + self.public_key)}"
+    __slots__ = ()
+    type = b"\x01"
+    length = 32
+    algorithm = "Ed25519"
 
     def verify(self, text: str, signature: bytes) -> None:
         """Return only if `signature` is this key's over `text`."""
@@ -95,8 +62,13 @@ class Signature:
     signature: bytes
 
     def __post_init__(self) -> None:
-        if not is_key_name(self.name) or len(self.key_id) != _KEY_ID_BYTES or not self.signature:
+        if not is_key_name(self.name) or len(self.key_id) != KEY_ID_BYTES or not self.signature:
             raise MalformedEncoding("a signature needs a key's name, its id and a signature")
+
+    @property
+    def identity(self) -> KeyIdentity:
+        """Whose it says that it is."""
+        return self.name, self.key_id
 
     def __str__(self) -> str:
         return f"{_SIGNATURE_START}{self.name} {base64_encode(self.key_id + self.signature)}"
@@ -108,7 +80,7 @@ class Signature:
         if not line.startswith(_SIGNATURE_START):
             raise MalformedEncoding("a signature line starts with an em dash and a space")
         data = base64_decode(encoded)
-        return cls(name, data[:_KEY_ID_BYTES], data[_KEY_ID_BYTES:])
+        return cls(name, data[:KEY_ID_BYTES], data[KEY_ID_BYTES:])
 
 
 class Signer:
@@ -130,7 +102,7 @@ class Signer:
 
     def sign(self, text: str) -> Signature:
         """Return this key's signature over a note's text."""
-        return Signature(self.verifier.name, self.verifier.key_id, self._private.sign(text.encode()))
+        return Signature(*self.verifier.identity, self._private.sign(text.encode()))
 
     def __repr__(self) -> str:
         return f"Signer({self.verifier})"
@@ -148,7 +120,7 @@ class SignedNote:
             raise MalformedEncoding("a note's text ends with a newline and has no other control character")
         if not 1 <= len(self.signatures) <= MAX_SIGNATURES:
             raise MalformedEncoding(f"a note has from 1 to {MAX_SIGNATURES} signatures")
-        if len({(line.name, line.key_id) for line in self.signatures}) != len(self.signatures):
+        if len({line.identity for line in self.signatures}) != len(self.signatures):
             raise MalformedEncoding("a note has two signatures by one key")
 
     def encode(self) -> bytes:
@@ -180,18 +152,13 @@ def sign_note(text: str, signers: Iterable[Signer]) -> SignedNote:
 
 def open_note(note: SignedNote, trusted: Iterable[VerifierKey]) -> str:
     """Return the note's text only if at least one trusted key signed it, and none of them wrongly."""
-    keys = {(key.name, key.key_id): key for key in trusted}
+    keys = {key.identity: key for key in trusted}
     verified = 0
     for line in note.signatures:
-        key = keys.get((line.name, line.key_id))
+        key = keys.get(line.identity)
         if key is not None:
             key.verify(note.text, line.signature)
             verified += 1
     if not verified:
         raise BadSignature("no trusted key has signed the note")
     return note.text
-
-
-def is_key_name(name: str) -> bool:
-    """Tell whether keys may be called that."""
-    return bool(name) and "+" not in name and not any(character.isspace() for character in name)
