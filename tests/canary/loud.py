@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from nats.aio.msg import Msg
 
+from wardmesh.durable_files import write_private
 from wardmesh.server.broker import ACCOUNT
 from wardmesh.server.nkey import Kind, new_seed, public_key
-from wardmesh_cli.embedded.files import write_private
 from wardmesh_cli.embedded.mesh import EmbeddedMesh, migrate_all
 
 _TALKATIVE: Final = {

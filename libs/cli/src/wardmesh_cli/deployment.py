@@ -19,11 +19,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from wardmesh.durable_files import PRIVATE_FOLDER, write_private
 from wardmesh.server.broker import static_permissions
 from wardmesh_cli.embedded import broker
 from wardmesh_cli.embedded.broker import BrokerConfig, PublicKeys, Tls
 from wardmesh_cli.embedded.certificates import make_authority, make_server
-from wardmesh_cli.embedded.files import PRIVATE_FOLDER, write_private
 from wardmesh_cli.embedded.identities import Identities
 from wardmesh_cli.embedded.ports import LOOPBACK
 

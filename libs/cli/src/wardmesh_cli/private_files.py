@@ -1,7 +1,7 @@
 """Files that only their owner reads, and locks between commands. Needs nothing but the standard library.
 
-What always holds: `write_private` leaves the old content, the new content or no file, never a part, and nobody else can
-read it at any moment. A lock ends with its process, however that ends.
+What always holds: what `wardmesh.durable_files` says of a file that is written. A lock ends with its process, however
+that ends.
 """
 
 from __future__ import annotations
@@ -9,30 +9,20 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-PRIVATE_FILE: Final = 0o600
-PRIVATE_FOLDER: Final = 0o700
+from wardmesh import durable_files
+from wardmesh.durable_files import PRIVATE_FILE, PRIVATE_FOLDER
+
 OTHERS: Final = 0o077
 
 
 def write_private(file: Path, content: bytes) -> None:
     """Write a file with mode 0600, atomically and durably; its folder is made, private, if it is not there."""
     file.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
-    try:
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    durable_files.write_private(file, content)
 
 
 def is_private(file: Path) -> bool:

@@ -21,12 +21,13 @@ from typing import Final, Self
 
 from wardmesh.audit_openings import OPENINGS, lines
 from wardmesh.audit_pruning import KEPT, read_announcement
-from wardmesh.audit_resuming import OtherExport, folder_on_disk, note_of, on_disk, opened, partial_of, write_whole
+from wardmesh.audit_resuming import OtherExport, note_of, on_disk, opened, partial_of, write_whole
 from wardmesh.audit_verify import CHECKPOINT, ENTRIES, VERIFIER_KEY
 from wardmesh.contracts.audit import Checkpoint, Leaves
 from wardmesh.crypto.errors import CryptoError
 from wardmesh.crypto.tile_builder import TileBuilder
 from wardmesh.crypto.tiles import TILE_WIDTH, EntryBundle, Tile, decode_tile, encode_bundle
+from wardmesh.durable_files import sync_folder
 
 ENTRIES_BETWEEN_NOTES: Final = 16 * TILE_WIDTH
 """Each note waits for the disk some thirty times; so many entries are asked for again at the most."""
@@ -185,9 +186,9 @@ class Writer:
         write_whole(self._partial / VERIFIER_KEY, f"{self.checkpoint.verifier_key}\n".encode())
         write_whole(self._partial / CHECKPOINT, self.checkpoint.note.encode())
         for folder, _, _ in os.walk(self._partial):
-            folder_on_disk(Path(folder))
+            sync_folder(Path(folder))
         self._partial.rename(self._folder)
-        folder_on_disk(self._folder.parent)
+        sync_folder(self._folder.parent)
         note_of(self._partial).unlink()
 
     def _write_bundle(self, entries: Sequence[bytes]) -> None:

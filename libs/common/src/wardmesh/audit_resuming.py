@@ -54,12 +54,3 @@ def write_whole(file: Path, content: bytes) -> None:
         handle.write(content)
         on_disk(handle)
     new.replace(file)
-
-
-def folder_on_disk(folder: Path) -> None:
-    """Put on disk which files a folder has."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from wardmesh.crypto.encoding import length_prefixed
+from wardmesh.durable_files import PRIVATE_FILE, PRIVATE_FOLDER, create_private, sync_folder, write_private
 from wardmesh.errors import ServiceUnavailable
 from wardmesh.ids import EventId, Scope, UserId
 from wardmesh_audit.errors import KeysDamaged
@@ -50,8 +51,6 @@ BUNDLE: Final = 64
 LOCKS: Final = 64
 LEFTOVER_SECONDS: Final = 3600.0
 MAX_FILE_BYTES: Final = BUNDLE * 256
-PRIVATE_FILE: Final = 0o600
-PRIVATE_FOLDER: Final = 0o700
 _SECRET_BYTES: Final = 32
 _ID: Final = "id"
 _LOCK: Final = "lock"
@@ -102,8 +101,8 @@ class KeyFolder:
                 _sweep(folder / name)
             with _locked(folder / _LOCK):
                 if not (folder / _ID).exists():
-                    _write(folder / _SECRET, os.urandom(_SECRET_BYTES))
-                    _write(folder / _ID, secrets.token_hex(16).encode())
+                    write_private(folder / _SECRET, os.urandom(_SECRET_BYTES))
+                    write_private(folder / _ID, secrets.token_hex(16).encode())
             secret, folder_id = _read(folder / _SECRET), _read(folder / _ID)
         except OSError as error:
             raise ServiceUnavailable("The folder of people's keys cannot be used.") from error
@@ -125,7 +124,7 @@ class KeyFolder:
 
     async def begin(self, scope: Scope, subject: UserId, erasure: PendingErasure) -> None:
         said = json.dumps({"erasure_id": erasure.erasure_id, "entries": erasure.entries}).encode()
-        await self._off_the_loop(lambda: _write(self._path((_ERASURES, scope, subject)), said))
+        await self._off_the_loop(lambda: write_private(self._path((_ERASURES, scope, subject)), said))
 
     async def destroy(self, scope: Scope, subject: UserId) -> None:
         await self._off_the_loop(lambda: self._destroy(scope, subject))
@@ -167,7 +166,7 @@ class KeyFolder:
                 link = self._path((_PSEUDONYMS, scope, key.pseudonym))
                 if not link.exists():
                     os.link(self._path((_PEOPLE, scope, who)), link)
-                    _sync(link.parent)
+                    sync_folder(link.parent)
             return there | {key.subject: key for key in new}
 
     def _write_bundles(self, scope: Scope, keys: Sequence[SubjectKey]) -> None:
@@ -177,18 +176,18 @@ class KeyFolder:
             part = keys[start : start + BUNDLE]
             said = (json.dumps({"scope": scope, "subject": key.subject, "key": key.secret.hex()}) for key in part)
             bundle = self._folder / _PEOPLE / f".{secrets.token_hex(8)}"
-            _create(bundle, "".join(f"{line}\n" for line in said).encode())
+            create_private(bundle, "".join(f"{line}\n" for line in said).encode())
             bundles[bundle] = part
         for bundle, part in bundles.items():
             for key in part:
                 path = self._path((_PEOPLE, scope, key.subject))
                 path.unlink(missing_ok=True)  # what a crash left of one that was being destroyed
                 os.link(bundle, path)
-        _sync(self._folder / _PEOPLE)
+        sync_folder(self._folder / _PEOPLE)
         for bundle, part in bundles.items():
             for key in part:
                 os.link(bundle, self._path((_PSEUDONYMS, scope, key.pseudonym)))
-        _sync(self._folder / _PSEUDONYMS)
+        sync_folder(self._folder / _PSEUDONYMS)
         for bundle in bundles:
             bundle.unlink()
 
@@ -312,40 +311,7 @@ def _read(path: Path) -> bytes | None:
         os.close(descriptor)
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file, whole and on disk before it has its name."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    _create(temporary, content)
-    try:
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
-
-
-def _create(path: Path, content: bytes) -> None:
-    """Put a new file on the disk; its name is there when the folder is."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
-    try:
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-
-
 def _unlink(path: Path) -> None:
     with suppress(FileNotFoundError):
         path.unlink()
-        _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(path.parent)

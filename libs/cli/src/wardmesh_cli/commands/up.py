@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
+from wardmesh.durable_files import PRIVATE_FOLDER
 from wardmesh_cli import profile as profiles
 from wardmesh_cli.bootstrap import Administrator, first_administrator
 from wardmesh_cli.commanding import Run, local_command
@@ -25,7 +26,6 @@ from wardmesh_cli.door import open_door
 from wardmesh_cli.extras import needs_embedded
 from wardmesh_cli.failures import CommandFailed
 from wardmesh_cli.output import Styled
-from wardmesh_cli.private_files import PRIVATE_FOLDER
 from wardmesh_cli.profile import Profile
 
 if TYPE_CHECKING:

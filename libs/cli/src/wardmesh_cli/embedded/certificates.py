@@ -31,9 +31,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from wardmesh.durable_files import PRIVATE_FOLDER, write_private
 from wardmesh_cli.embedded.broker import Tls
 from wardmesh_cli.embedded.errors import IdentityDamaged, IdentityMissing
-from wardmesh_cli.embedded.files import PRIVATE_FOLDER, write_private
 
 AUTHORITY_VALID: Final = timedelta(days=3650)
 SERVER_VALID: Final = timedelta(days=397)

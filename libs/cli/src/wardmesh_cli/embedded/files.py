@@ -1,47 +1,18 @@
-"""Files that must be whole or absent, and folders that only one mesh may use.
+"""Folders that only one mesh may use.
 
-What always holds: `write_private` leaves the old content, the new content or no file, never a part, and nobody but the
-owner can read it at any moment. A `FolderLock` ends with its process, however that ends.
+What always holds: a `FolderLock` ends with its process, however that ends.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from wardmesh.durable_files import PRIVATE_FILE
 from wardmesh_cli.embedded.errors import DataFolderInUse
-
-PRIVATE_FILE = 0o600
-PRIVATE_FOLDER = 0o700
-
-
-def write_private(file: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, atomically and durably."""
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
-    try:
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(file.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make what was created, renamed or removed in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class FolderLock:

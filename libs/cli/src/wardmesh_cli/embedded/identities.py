@@ -31,12 +31,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from wardmesh.durable_files import PRIVATE_FOLDER, sync_folder, write_private
 from wardmesh.server.broker import GATEWAY, OPERATOR, PROVISIONER
 from wardmesh.server.nkey import Kind, new_seed, public_key, seed_bytes
 from wardmesh.subjects import SERVICES
 from wardmesh_cli.embedded.broker import CALLOUT_USER, SYSTEM_USER, PublicKeys
 from wardmesh_cli.embedded.errors import IdentityDamaged, IdentityMissing
-from wardmesh_cli.embedded.files import PRIVATE_FOLDER, sync_folder, write_private
 
 KEK_BYTES: Final = 32
 PASSWORD_BYTES: Final = 24

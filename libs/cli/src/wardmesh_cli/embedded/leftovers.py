@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from wardmesh_cli.embedded.files import write_private
+from wardmesh.durable_files import write_private
 
 GRACE_SECONDS: Final = 10.0
 """What a database may need to finish after the death of its parent."""

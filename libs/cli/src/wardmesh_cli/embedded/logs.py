@@ -17,7 +17,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from wardmesh_cli.embedded.files import PRIVATE_FILE
+from wardmesh.durable_files import PRIVATE_FILE
 
 MAX_LOG_BYTES: Final = 16 * 1024 * 1024
 LOOK_SECONDS: Final = 2.0

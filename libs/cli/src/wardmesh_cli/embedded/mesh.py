@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from wardmesh.durable_files import PRIVATE_FOLDER
 from wardmesh.server.broker import PROVISIONER
 from wardmesh.server.migrate import MigrationError, migrate, migrations_of
 from wardmesh.server.provision import ProvisionError, provision
@@ -24,7 +25,7 @@ from wardmesh.server.settings import read_seed
 from wardmesh.subjects import SERVICES
 from wardmesh_cli.embedded.broker import Tls
 from wardmesh_cli.embedded.errors import MigrationFailed, StreamsUnusable
-from wardmesh_cli.embedded.files import PRIVATE_FOLDER, FolderLock
+from wardmesh_cli.embedded.files import FolderLock
 from wardmesh_cli.embedded.identities import database_role
 from wardmesh_cli.embedded.layout import Layout, Ports, service_environment
 from wardmesh_cli.embedded.ports import LOOPBACK, free_ports

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from wardmesh.durable_files import PRIVATE_FOLDER, sync_folder, write_private
 from wardmesh_cli.embedded.errors import PostgresUnusable
-from wardmesh_cli.embedded.files import PRIVATE_FOLDER, sync_folder, write_private
 from wardmesh_cli.embedded.launching import RunAs, in_child
 from wardmesh_cli.embedded.leftovers import program, started
 from wardmesh_cli.embedded.ports import LOOPBACK

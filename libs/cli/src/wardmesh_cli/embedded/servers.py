@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, TypeAlias
 
+from wardmesh.durable_files import write_private
 from wardmesh.server.broker import static_permissions
 from wardmesh_cli.embedded import broker
 from wardmesh_cli.embedded.broker import BrokerConfig, Tls
-from wardmesh_cli.embedded.files import write_private
 from wardmesh_cli.embedded.layout import Layout, Ports
 from wardmesh_cli.embedded.postgres import SUPERUSER, Postgres
 from wardmesh_cli.embedded.processes import to_the_end

@@ -26,9 +26,9 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
+from wardmesh.durable_files import PRIVATE_FILE
 from wardmesh_cli.embedded import leftovers, logs
 from wardmesh_cli.embedded.errors import ProcessFailed
-from wardmesh_cli.embedded.files import PRIVATE_FILE
 from wardmesh_cli.embedded.launching import in_child
 from wardmesh_cli.embedded.processes import ProcessSpec, to_the_end
 
