@@ -10,18 +10,17 @@ another version, or has lost something.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Final, Self
 
 from wardmesh.audit_openings import OPENINGS, lines
 from wardmesh.audit_pruning import KEPT, read_announcement
-from wardmesh.audit_resuming import OtherExport, note_of, on_disk, opened, partial_of, write_whole
+from wardmesh.audit_resuming import OtherExport, note_of, on_disk, opened, partial_of, remember, remembered, write_whole
 from wardmesh.audit_verify import CHECKPOINT, ENTRIES, VERIFIER_KEY
 from wardmesh.contracts.audit import Checkpoint, Leaves
 from wardmesh.crypto.errors import CryptoError
@@ -114,7 +113,7 @@ class Writer:
             if any(partial.iterdir()):
                 raise OtherExport(f"{partial} is no export that could be gone on with")
             state = _at_beginning(present)
-            _note(partial, state)
+            remember(partial, state)
         elif _origin(state.note) != _origin(present.note):
             raise OtherExport(f"{partial} was begun with another log")
         if not state.size:
@@ -128,7 +127,7 @@ class Writer:
         """Forget all that is written: it may name somebody who has been erased."""
         self.close()
         state = _at_beginning(present)
-        _note(self._partial, state)
+        remember(self._partial, state)
         _empty(self._partial)
         self._go_on(state)
 
@@ -219,7 +218,7 @@ class Writer:
         state = Progressed(
             VERSION, signed.note, signed.verifier_key, signed.size, self.size, sizes, gone, announced, self.erasures
         )
-        _note(self._partial, state)
+        remember(self._partial, state)
         self._noted = self.size
 
 
@@ -235,20 +234,10 @@ def _empty(partial: Path) -> None:
             each.unlink()
 
 
-def _note(partial: Path, state: Progressed) -> None:
-    write_whole(note_of(partial), json.dumps(asdict(state)).encode())
-
-
 def _remembered(partial: Path) -> Progressed | None:
-    file = note_of(partial)
-    try:
-        state = Progressed(**json.loads(file.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as error:
-        raise OtherExport(f"{file} is no note of how far an export got") from error
-    if state.version != VERSION:
-        raise OtherExport(f"{file} is of another version than {VERSION}")
+    state = remembered(partial, Progressed)
+    if state is not None and state.version != VERSION:
+        raise OtherExport(f"{note_of(partial)} is of another version than {VERSION}")
     return state
 
 

@@ -14,13 +14,12 @@ much memory as that says; the declared sizes of its row groups are looked at fir
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
-from wardmesh.audit_rows import Row, entry_of, openings_of
+from wardmesh.audit_resuming import on_disk
+from wardmesh.audit_rows import Row, entry_of, one_line, openings_of
 
 ROWS_IN_GROUP: Final = 8192
 BYTES_IN_GROUP: Final = 16 * 1024 * 1024
@@ -65,7 +64,7 @@ def cells_of(row: Row) -> dict[str, Any]:
         "trace_id": event.trace_id,
         "id": str(event.id),
         "scope": str(entry.scope),
-        "details": json.dumps(event.details, ensure_ascii=False, sort_keys=True, separators=(",", ":")),
+        "details": one_line(event.details),
         "withheld": list(entry.withheld),
         "openings": row.openings_text if row.openings else None,
         "leaf": row.leaf,
@@ -77,14 +76,11 @@ def write(rows: Iterable[Row], file: Path) -> None:
     arrow, parquet = _arrow()
     schema = _schema(arrow)
     new = file.with_name(f"{file.name}.new")
-    with (
-        new.open("wb") as handle,
-        parquet.ParquetWriter(handle, schema, compression=_COMPRESSION, use_dictionary=_REPEATED) as writer,
-    ):
-        for group in _groups(rows):
-            writer.write_table(arrow.Table.from_pylist(list(map(cells_of, group)), schema=schema))
-    with new.open("rb") as written:
-        os.fsync(written.fileno())
+    with new.open("wb") as handle:
+        with parquet.ParquetWriter(handle, schema, compression=_COMPRESSION, use_dictionary=_REPEATED) as writer:
+            for group in _groups(rows):
+                writer.write_table(arrow.Table.from_pylist(list(map(cells_of, group)), schema=schema))
+        on_disk(handle)
     new.replace(file)
 
 

@@ -8,11 +8,14 @@ On failure: `OtherExport` for what was begun by somebody else, or has lost somet
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar
 
 PARTIAL = "partial"
+StateT = TypeVar("StateT")
 
 
 class OtherExport(Exception):
@@ -27,6 +30,22 @@ def partial_of(folder: Path) -> Path:
 def note_of(partial: Path) -> Path:
     """Return the file that says how far an export got."""
     return partial.with_name(f"{partial.name}.json")
+
+
+def remember(partial: Path, state: Any) -> None:
+    """Note how far an export got; `state` is a dataclass of what JSON can say."""
+    write_whole(note_of(partial), json.dumps(asdict(state)).encode())
+
+
+def remembered(partial: Path, kind: type[StateT]) -> StateT | None:
+    """Return how far an export got, or None where nothing says so; raise `OtherExport` for what is no such note."""
+    file = note_of(partial)
+    try:
+        return kind(**json.loads(file.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise OtherExport(f"{file} is no note of how far an export got") from error
 
 
 def opened(file: Path, size: int) -> IO[bytes]:

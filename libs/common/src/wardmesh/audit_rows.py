@@ -66,9 +66,14 @@ class Row:
         return _OPENINGS.dump_json(self.openings).decode()
 
 
-def openings_of(text: str | None) -> tuple[Opening, ...]:
+def openings_of(text: str | bytes | None) -> tuple[Opening, ...]:
     """Return openings from JSON; raise `ValueError` for what are none."""
     return _OPENINGS.validate_json(text) if text else ()
+
+
+def one_line(value: Any) -> str:
+    """Return JSON in one spelling and one line: keys sorted, no white space."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 class Rows(NamedTuple):
@@ -105,7 +110,7 @@ def _from_json(line: bytes) -> Row:
     found = _JSON_LINE.fullmatch(line)
     if found is None:
         raise ValueError("not a line of this export")
-    return Row(int(found[1]), found[3], () if found[2] is None else _OPENINGS.validate_json(found[2]))
+    return Row(int(found[1]), found[3], openings_of(found[2]))
 
 
 def _to_csv(row: Row) -> bytes:
@@ -128,7 +133,7 @@ def _to_csv(row: Row) -> bytes:
             "targets": "; ".join(map(str, event.get("targets", ()))),
             "withheld": "; ".join(withheld),
             "openings": row.openings_text if row.openings else None,
-            "details": json.dumps(event.get("details", {}), ensure_ascii=False, sort_keys=True, separators=(",", ":")),
+            "details": one_line(event.get("details", {})),
         }
     )
     return _csv_line([*(_cell(cells.get(name)) for name in _CSV_COLUMNS[:-1]), row.leaf.decode()])
@@ -140,8 +145,7 @@ def _from_csv(line: bytes) -> Row:
     cells = next(csv.reader([line[:-2].decode()], strict=True), [])
     if len(cells) != len(_CSV_COLUMNS):
         raise ValueError("not a line of this export")
-    openings = _OPENINGS.validate_json(cells[-2]) if cells[-2] else ()
-    return Row(int(cells[0]), cells[-1].encode(), openings)
+    return Row(int(cells[0]), cells[-1].encode(), openings_of(cells[-2]))
 
 
 def _cell(value: object) -> str:
@@ -162,7 +166,7 @@ def _to_ocsf(row: Row) -> bytes:
     document = to_ocsf(entry_of(row)) | {"raw_data": row.leaf.decode()}
     if row.openings:
         document["unmapped"]["openings"] = _OPENINGS.dump_python(row.openings, mode="json")
-    return json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    return one_line(document).encode() + b"\n"
 
 
 def _from_ocsf(line: bytes) -> Row:

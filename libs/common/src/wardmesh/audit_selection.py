@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import IO, Any, Final, Protocol, Self
 
 from wardmesh import audit_parquet
-from wardmesh.audit_resuming import OtherExport, note_of, on_disk, opened, partial_of, write_whole
+from wardmesh.audit_resuming import OtherExport, note_of, on_disk, opened, partial_of, remember, remembered, write_whole
 from wardmesh.audit_rows import FORMATS, Format, Row
 from wardmesh.audit_verify import CHECKPOINT, VERIFIER_KEY
 from wardmesh.contracts.audit import MAX_NODES, Checkpoint, Filter, Nodes, SelectedLeaves
@@ -225,7 +225,7 @@ class _Writer:
         write_whole(self.partial / CHECKPOINT, state.note.encode())
         write_whole(self.partial / MANIFEST, json.dumps(summary, indent=2, sort_keys=True).encode() + b"\n")
         self.partial.rename(self.folder)
-        self._progress.unlink()
+        note_of(self.partial).unlink()
         if self.kind is Format.PARQUET:
             self._lines.unlink()
 
@@ -233,18 +233,15 @@ class _Writer:
         """Put what was written on disk, and then the note of how far that is."""
         state = self.known
         state.data_bytes, state.proof_bytes = on_disk(self._data), on_disk(self._proof)
-        write_whole(self._progress, json.dumps(_as_json(state)).encode())
+        remember(self.partial, state)
 
     def _remembered(self) -> _State | None:
-        try:
-            state = _State(**json.loads(self._progress.read_bytes()))
-        except FileNotFoundError:
+        state = remembered(self.partial, _State)
+        if state is None:
             # Interrupted before the first note, or never begun.
             if {file.name for file in self.partial.iterdir()} <= {FORMATS[self.kind].file, PROOF}:
                 return None
-            raise OtherExport(f"{self.partial} is no export that could be gone on with") from None
-        except (ValueError, TypeError) as error:
-            raise OtherExport(f"{self._progress} is no note of how far an export got") from error
+            raise OtherExport(f"{self.partial} is no export that could be gone on with")
         if state.asked != self.asked:
             raise OtherExport(f"{self.partial} was begun with another format or filter")
         return state
@@ -255,11 +252,3 @@ class _Writer:
         if self.kind is Format.PARQUET:
             return self.partial.with_name(f"{self.partial.name}.ndjson")
         return self.partial / FORMATS[self.kind].file
-
-    @property
-    def _progress(self) -> Path:
-        return note_of(self.partial)
-
-
-def _as_json(state: _State) -> dict[str, Any]:
-    return {name: getattr(state, name) for name in _State.__slots__}

@@ -7,13 +7,13 @@ a repetition. Which lines it has depends on the log and the filter alone, never 
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Final
 
 from wardmesh.audit_ocsf import to_ocsf
+from wardmesh.audit_rows import one_line
 from wardmesh.contracts.audit import Entry, ForwardFormat, Outcome
 from wardmesh.ids import Scope
 
@@ -52,7 +52,7 @@ def line_of(entry: Entry, form: ForwardFormat) -> bytes:
     """Return an entry as one line of JSON, without its end."""
     if form is ForwardFormat.ENTRY:
         return entry.model_dump_json(exclude_defaults=True).encode()
-    return json.dumps(to_ocsf(entry), ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    return one_line(to_ocsf(entry)).encode()
 
 
 def body_of(batch: Batch, form: ForwardFormat) -> bytes:
