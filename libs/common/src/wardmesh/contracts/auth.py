@@ -17,6 +17,7 @@ from wardmesh.contracts.operation import (
     ANY_SCOPE,
     DEFAULT_DEADLINE,
     ORG,
+    PEOPLE_AND_SERVICES,
     WORKSPACE,
     AnyContract,
     AuditRule,
@@ -248,10 +249,6 @@ class Revoked(Message):
     connections_closed: int
 
 
-_PEOPLE_AND_SERVICES: Final = frozenset({"usr", "svc"})
-"""Who may change who may do what; never an agent, whatever it was granted."""
-
-
 def _credential(
     name: str,
     request: Callable[P, RequestT],
@@ -305,7 +302,7 @@ def _changing(
     """Declare an operation that changes who may do what."""
     audit = AuditRule(Category.ADMINISTRATION, permission, Durability.IN_TRANSACTION, targets)
     return operation(
-        "auth", name, request, response, summary=summary, access=Permission(permission, level, _PEOPLE_AND_SERVICES),
+        "auth", name, request, response, summary=summary, access=Permission(permission, level, PEOPLE_AND_SERVICES),
         scopes=scopes, audit=audit, idempotent=idempotent, deadline=deadline,
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from pydantic import Field, StringConstraints
 from wardmesh.contracts.fields import AckToken, Batch, DottedType, Limit, Time, Token, WaitSeconds
 from wardmesh.contracts.operation import (
     MAX_DEADLINE,
+    PEOPLE_AND_SERVICES,
     WORKSPACE,
     AnyContract,
     AuditRule,
@@ -142,7 +143,7 @@ class Received(Message):
     messages: tuple[DeliveredMessage, ...]
 
 
-_MANAGE = Permission("bridge.manage", Level.ADMIN, kinds=frozenset({"usr", "svc"}))
+_MANAGE = Permission("bridge.manage", Level.ADMIN, kinds=PEOPLE_AND_SERVICES)
 
 
 def _managed(action: str, target: str) -> AuditRule:

@@ -75,6 +75,10 @@ class Level(enum.IntEnum):
             raise ValueError(f"level: one of {', '.join(level.label for level in cls)}") from None
 
 
+PEOPLE_AND_SERVICES: Final = frozenset({"usr", "svc"})
+"""Who may change who may do what, and the like; never an agent, whatever it was granted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Permission:
     """The right to do one thing: `resource.action`, held by everybody from `level` upwards, or by grant."""

@@ -13,6 +13,7 @@ from pydantic import Field, StringConstraints
 
 from wardmesh.contracts.fields import HolderPublicKey, Limit, Time
 from wardmesh.contracts.operation import (
+    PEOPLE_AND_SERVICES,
     WORKSPACE,
     AnyContract,
     AuditRule,
@@ -179,7 +180,7 @@ GRANT = operation(
     GrantSecret,
     Grant,
     summary="Let a principal read secrets",
-    access=Permission("secret.grant", Level.ADMIN, kinds=frozenset({"usr", "svc"})),
+    access=Permission("secret.grant", Level.ADMIN, kinds=PEOPLE_AND_SERVICES),
     scopes=WORKSPACE,
     audit=_audit("secret.grant", Durability.IN_TRANSACTION, "pattern", "principal"),
     idempotent=True,
@@ -190,7 +191,7 @@ REVOKE_GRANT = operation(
     RevokeGrant,
     Empty,
     summary="Take such a grant back",
-    access=Permission("secret.grant", Level.ADMIN, kinds=frozenset({"usr", "svc"})),
+    access=Permission("secret.grant", Level.ADMIN, kinds=PEOPLE_AND_SERVICES),
     scopes=WORKSPACE,
     audit=_audit("secret.revoke_grant", Durability.IN_TRANSACTION, "pattern", "principal"),
     idempotent=True,

@@ -14,6 +14,7 @@ from pydantic import Field, StringConstraints
 from wardmesh.contracts.fields import AckToken, Batch, DottedType, Json, SecretText, Time, Token, WaitSeconds
 from wardmesh.contracts.operation import (
     MAX_DEADLINE,
+    PEOPLE_AND_SERVICES,
     WORKSPACE,
     AnyContract,
     AuditRule,
@@ -130,7 +131,7 @@ CREATE_SOURCE = operation(
     CreateSource,
     Source,
     summary="Open the door for a source of webhooks",
-    access=Permission("webhook_source.manage", Level.ADMIN, kinds=frozenset({"usr", "svc"})),
+    access=Permission("webhook_source.manage", Level.ADMIN, kinds=PEOPLE_AND_SERVICES),
     scopes=WORKSPACE,
     audit=AuditRule(Category.CONFIGURATION, "webhook_source.create", Durability.IN_TRANSACTION, ("name", "scheme")),
     idempotent=False,
@@ -152,7 +153,7 @@ DELETE_SOURCE = operation(
     DeleteSource,
     Empty,
     summary="Close the door for a source",
-    access=Permission("webhook_source.manage", Level.ADMIN, kinds=frozenset({"usr", "svc"})),
+    access=Permission("webhook_source.manage", Level.ADMIN, kinds=PEOPLE_AND_SERVICES),
     scopes=WORKSPACE,
     audit=AuditRule(Category.CONFIGURATION, "webhook_source.delete", Durability.IN_TRANSACTION, ("name",)),
     idempotent=True,

@@ -21,6 +21,7 @@ from wardmesh.contracts.audit.rules import READ, reading
 from wardmesh.contracts.fields import Time, Token
 from wardmesh.contracts.operation import (
     ANY_SCOPE,
+    PEOPLE_AND_SERVICES,
     AnyContract,
     AuditRule,
     Category,
@@ -186,7 +187,7 @@ class ForwarderProbe(Message):
     error: str | None = None
 
 
-FORWARD: Final = Permission("audit.forward", Level.ADMIN, kinds=frozenset({"usr", "svc"}))
+FORWARD: Final = Permission("audit.forward", Level.ADMIN, kinds=PEOPLE_AND_SERVICES)
 """Not for agents: what is forwarded leaves the house, for good."""
 
 ADD_FORWARDER = operation(

@@ -16,6 +16,7 @@ from wardmesh.contracts.audit.rules import READ, reading
 from wardmesh.contracts.fields import Limit, Time
 from wardmesh.contracts.operation import (
     ANY_SCOPE,
+    PEOPLE_AND_SERVICES,
     AnyContract,
     AuditRule,
     Category,
@@ -98,7 +99,7 @@ ERASE = operation(
     Erase,
     Erased,
     summary="Erase a person from the log",
-    access=Permission("audit.erase", Level.OWNER, kinds=frozenset({"usr", "svc"})),
+    access=Permission("audit.erase", Level.OWNER, kinds=PEOPLE_AND_SERVICES),
     scopes=ANY_SCOPE,
     audit=AuditRule(Category.ADMINISTRATION, "audit.erase", Durability.IN_TRANSACTION),
     idempotent=False,
