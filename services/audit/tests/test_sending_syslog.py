@@ -14,11 +14,11 @@ from fake_log import candidates, event, make_person
 from receiver import Receiver, end_rudely, receiver
 
 from wardmesh.contracts.audit import AddForwarder, Entry, ForwardFormat, Outcome, parse_address
+from wardmesh.tls import trusting_also
 from wardmesh_audit.batches import Batch, frames_of, syslog_of
 from wardmesh_audit.domain import Stored, decode_leaf
 from wardmesh_audit.outward import Outward
 from wardmesh_audit.ports_forwarding import NotDelivered, Target
-from wardmesh_audit.sending import tls_context
 from wardmesh_audit.sending_syslog import SyslogSender
 
 LOCAL = [ipaddress.ip_network("127.0.0.0/8")]
@@ -49,7 +49,7 @@ async def send(
     async def lookup(host: str, port: int) -> list[str]:
         return ["127.0.0.1"]
 
-    trusted = tls_context(there.ca_file if there.ca_file.name else None)
+    trusted = trusting_also(there.ca_file if there.ca_file.name else None)
     sender = SyslogSender(Outward(allowed, lookup=lookup), trusted, seconds=seconds)  # type: ignore[arg-type]
     try:
         async with sender.open(to or target(there)) as endpoint:
@@ -117,7 +117,7 @@ async def test_nobody_is_sent_inside_and_without_tls_nobody_outside(there: Recei
     async def public(host: str, port: int) -> list[str]:
         return ["1.1.1.1"]
 
-    sender = SyslogSender(Outward(LOCAL, lookup=public), tls_context(None), seconds=0.2)
+    sender = SyslogSender(Outward(LOCAL, lookup=public), trusting_also(None), seconds=0.2)
     with pytest.raises(NotDelivered, match="not_encrypted"):
         async with sender.open(target(there, scheme="syslog+tcp")):
             pass

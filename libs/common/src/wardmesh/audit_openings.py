@@ -29,7 +29,8 @@ MAX_LINE_BYTES: Final = 512 * 1024
 """Every value is in a leaf's worth of bytes, each with a salt; escaped, six times as much at the most."""
 COMMITTING: Final = b'{"committed":'
 """How a leaf begins that commits to something."""
-_END: Final = b',"event":{'
+EVENT: Final = b',"event":{'
+"""Where the event begins in such a leaf; no path before it has these bytes, because JSON escapes quotes."""
 
 
 class NotOpened(ValueError):
@@ -40,7 +41,7 @@ def committed_of(leaf: bytes) -> Mapping[str, bytes]:
     """Return the commitments of a leaf by path: none, for most leaves. Raise `NotOpened` if they cannot be read."""
     if not leaf.startswith(COMMITTING):
         return {}
-    end = leaf.find(_END)
+    end = leaf.find(EVENT)
     try:
         document = from_json(leaf[len(COMMITTING) : end])
         return {path: bytes.fromhex(said) for path, said in document.items()}

@@ -42,6 +42,18 @@ def trusting(ca_file: Path) -> ssl.SSLContext:
     return context
 
 
+def trusting_also(ca_file: Path | None) -> ssl.SSLContext:
+    """Return a client's settings that trust the system's authorities, and the one in `ca_file` besides.
+
+    Raises as `trusting` does.
+    """
+    context = ssl.create_default_context()
+    context.minimum_version = MINIMUM_VERSION
+    if ca_file is not None:
+        context.load_verify_locations(ca_file)
+    return context
+
+
 def is_asked_for(servers: Iterable[str]) -> bool:
     """Tell whether one of these addresses says that it speaks TLS; then all have to."""
     return any(server.startswith(SECURE_SCHEMES) for server in servers)

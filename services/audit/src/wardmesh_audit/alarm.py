@@ -18,7 +18,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeVar
 
 from opentelemetry import metrics
 
@@ -43,6 +43,7 @@ _disputes = _meter.create_counter(
     "wardmesh.audit.disputed", unit="{answer}", description="Answers of witnesses that know another log than ours"
 )
 _log = logging.getLogger(__name__)
+KeyT = TypeVar("KeyT")
 
 
 class ForkAlarm:
@@ -68,32 +69,28 @@ class ForkAlarm:
 
     async def refused(self, scope: Scope) -> None:
         _refused.add(1)
-        if self._told.get(scope, False):
-            return
-        if scope not in self._told and len(self._told) >= MAX_SCOPES:
-            return
-        _log.critical("the log of %s does not extend what was signed before; nothing is signed", scope)
-        self._told[scope] = False
-        if await self._tell(ACTION, (scope,)) and scope in self._told:
-            self._told[scope] = True
+        said = f"the log of {scope} does not extend what was signed before; nothing is signed"
+        await self._once(self._told, scope, said, ACTION, (scope,))
 
     def signed(self, scope: Scope) -> None:
         self._told.pop(scope, None)
 
     async def disputed(self, scope: Scope, witness: str) -> None:
         _disputes.add(1)
-        key = scope, witness
-        if self._disputed.get(key, False):
-            return
-        if key not in self._disputed and len(self._disputed) >= MAX_SCOPES:
-            return
-        _log.critical("the witness %s knows another log of %s than was ever signed", witness, scope)
-        self._disputed[key] = False
-        if await self._tell(DISPUTED, (scope, witness)) and key in self._disputed:
-            self._disputed[key] = True
+        said = f"the witness {witness} knows another log of {scope} than was ever signed"
+        await self._once(self._disputed, (scope, witness), said, DISPUTED, (scope, witness))
 
     def agreed(self, scope: Scope, witness: str) -> None:
         self._disputed.pop((scope, witness), None)
+
+    async def _once(self, told: dict[KeyT, bool], key: KeyT, said: str, action: str, targets: tuple[str, ...]) -> None:
+        """Say what is wrong, each time until the mesh's own log has it."""
+        if told.get(key, False) or (key not in told and len(told) >= MAX_SCOPES):
+            return
+        _log.critical("%s", said)
+        told[key] = False
+        if await self._tell(action, targets) and key in told:
+            told[key] = True
 
     async def _tell(self, action: str, targets: tuple[str, ...]) -> bool:
         """Write an entry into the mesh's own log; tell whether it is there."""

@@ -11,8 +11,9 @@ from wardmesh.contracts.audit import HTTPS, SYSLOG_TCP, SYSLOG_TLS
 from wardmesh.crypto.errors import CryptoError
 from wardmesh.crypto.tlog_policy import Policy
 from wardmesh.server import pulling, streams
-from wardmesh.server.runtime import OutboxAudit, Runtime
+from wardmesh.server.runtime import Runtime
 from wardmesh.server.settings import read_key, read_seed
+from wardmesh.tls import trusting_also
 from wardmesh_audit import handlers
 from wardmesh_audit.alarm import ForkAlarm
 from wardmesh_audit.backlog import StreamBacklog
@@ -27,7 +28,7 @@ from wardmesh_audit.pruner import Pruner
 from wardmesh_audit.reading import ReadingService
 from wardmesh_audit.retention import RetentionService
 from wardmesh_audit.sealer import Sealer
-from wardmesh_audit.sending import HttpSender, Senders, tls_context
+from wardmesh_audit.sending import HttpSender, Senders
 from wardmesh_audit.sending_syslog import SyslogSender
 from wardmesh_audit.service import AuditService
 from wardmesh_audit.settings import Settings
@@ -60,7 +61,7 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     await messaging.expect_bucket(streams.CHECKPOINTS, replicas=settings.stream_replicas)
     memory = await BucketMemory.open(messaging.jetstream)
     keys = await asyncio.to_thread(KeyFolder.open, settings.audit_subject_keys_dir)
-    people = PostgresPeople(runtime.database, OutboxAudit(runtime.outbox))
+    people = PostgresPeople(runtime.database, runtime.audit_outbox)
     await people.expect_folder(keys.folder_id)
     subjects = Subjects(keys)
     store = PostgresStore(runtime.database)
@@ -81,7 +82,7 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     witness_signer, logs = _witness(settings)
     witness = WitnessService(PostgresWitnessed(runtime.database), witness_signer, logs, memory, runtime.audit, _now)
     handlers.bind_witness(runtime.operations, witness, WitnessList(policy, kept, witness_signer))
-    keeping = PostgresRetention(runtime.database, OutboxAudit(runtime.outbox))
+    keeping = PostgresRetention(runtime.database, runtime.audit_outbox)
     erasing = ErasingService(people, keys, prover, signer, StreamBacklog(messaging.jetstream), _now)
     retention = RetentionService(keeping, subjects)
     handlers.bind(runtime.operations, service, reading, prover, TileReader(store), retention, erasing)
@@ -120,10 +121,10 @@ def _forwarding(
     """What sends logs on, for as long as the block runs; and its operations."""
     vault, seconds = ForwardVault(read_key(settings.key_file)), settings.audit_forward_seconds
     outward = Outward(settings.forward_networks())
-    trusted = tls_context(settings.audit_forward_ca_file)
+    trusted = trusting_also(settings.audit_forward_ca_file)
     syslog = SyslogSender(outward, trusted, seconds=seconds)
     sender = Senders({HTTPS: HttpSender(outward, trusted, seconds=seconds), SYSLOG_TLS: syslog, SYSLOG_TCP: syslog})
-    store = PostgresForwarding(runtime.database, OutboxAudit(runtime.outbox))
+    store = PostgresForwarding(runtime.database, runtime.audit_outbox)
     handlers.bind_forwarders(runtime.operations, ForwarderService(store, reading, sender, vault, subjects))
     try:
         yield Forwarding(store, reading, sender, vault, _now, timing=Timing(batch=seconds))

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, TypeVar
+from typing import Final
 
+from cachetools import FIFOCache
 from opentelemetry import metrics
 
 from wardmesh.crypto.checkpoint import Checkpoint
@@ -64,8 +64,6 @@ _asked = _meter.create_counter(
     description="Checkpoints that witnesses were asked to cosign, by outcome",
 )
 _log = logging.getLogger(__name__)
-_K = TypeVar("_K")
-_V = TypeVar("_V")
 
 
 class _Unusable(Exception):
@@ -142,8 +140,8 @@ class Cosigning:
         self._clock = clock
         self._under_way: dict[tuple[Scope, str, int], asyncio.Task[bool]] = {}
         self._turns = {place.url: asyncio.Semaphore(AT_ONCE) for place in self._places}
-        self._pauses: OrderedDict[tuple[str, Scope | None], tuple[float, float]] = OrderedDict()
-        self._complete: OrderedDict[Scope, tuple[bytes, bytes]] = OrderedDict()
+        self._pauses: FIFOCache[tuple[str, Scope | None], tuple[float, float]] = FIFOCache(MAX_REMEMBERED)
+        self._complete: FIFOCache[Scope, tuple[bytes, bytes]] = FIFOCache(MAX_REMEMBERED)
 
     async def collect(self, scope: Scope, signed: SignedHead, seconds: float) -> Collected:
         """Return what was signed with the witnesses' lines; ask for those that are missing, `seconds` at the most."""
@@ -169,7 +167,7 @@ class Cosigning:
         cosigned = with_lines(note, lines.values()).encode()
         there = {name for name, each in self.policy.witnesses.items() if each.key.identity in lines}
         if len(there) == len(self.policy.witnesses):
-            _remember(self._complete, scope, (signed.note, cosigned))
+            self._complete[scope] = signed.note, cosigned
         return Collected(cosigned, self.policy.is_met(there), overtaken)
 
     def degraded(self) -> str | None:
@@ -312,7 +310,7 @@ class Cosigning:
     def _pause(self, url: str, scope: Scope | None) -> None:
         _, last = self._pauses.pop((url, scope), (0.0, FIRST_PAUSE_SECONDS / 2))
         seconds = min(2 * last, LONGEST_PAUSE_SECONDS)
-        _remember(self._pauses, (url, scope), (asyncio.get_running_loop().time() + seconds, seconds))
+        self._pauses[url, scope] = asyncio.get_running_loop().time() + seconds, seconds
 
 
 def _size(body: bytes) -> int:
@@ -320,10 +318,3 @@ def _size(body: bytes) -> int:
         return parse_size(body)
     except CryptoError as error:
         raise _Unusable("it says 409 without a size") from error
-
-
-def _remember(memory: OrderedDict[_K, _V], key: _K, value: _V) -> None:
-    memory[key] = value
-    memory.move_to_end(key)
-    while len(memory) > MAX_REMEMBERED:
-        memory.popitem(last=False)

@@ -31,6 +31,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 from typing_extensions import TypedDict
 
+from wardmesh.audit_openings import EVENT
 from wardmesh.contracts.audit import (
     MAX_PERSONAL,
     SEALING_MARGIN,
@@ -240,8 +241,6 @@ def _ordered(value: Any) -> Any:
 
 _LEAF_END: Final = b',"version":%d}' % VERSION
 _COMMITTING_END: Final = b',"version":%d}' % COMMITTING
-_EVENT: Final = b',"event":{'
-"""Where the event begins in a leaf that commits; no path before it has these bytes, because JSON escapes quotes."""
 _NEVER: Final = object()
 _FIELDS: Final = tuple(
     (name, _NEVER if field.is_required() else field.get_default(call_default_factory=True))
@@ -358,7 +357,7 @@ def news_of(index: int, candidate: Candidate) -> News:
     leaf = candidate.leaf
     if candidate.committed:
         withheld = to_json(sorted(value.path for value, _ in candidate.committed))
-        said = leaf[leaf.index(_EVENT) + 1 : -len(_COMMITTING_END)]
+        said = leaf[leaf.index(EVENT) + 1 : -len(_COMMITTING_END)]
         entry = b'{"index":%d,%b,"withheld":%b}' % (index, said, withheld)
     else:
         entry = b'{"index":%d,%b}' % (index, leaf[1 : -len(_LEAF_END)])

@@ -15,7 +15,6 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 from typing import Final
 
 import httpx2
@@ -27,14 +26,6 @@ from wardmesh_audit.ports_forwarding import BatchTooLarge, Endpoint, NotDelivere
 CONNECT_SECONDS: Final = 5.0
 ANSWER_BYTES: Final = 64 * 1024
 _TOO_LARGE: Final = 413
-
-
-def tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """Return what the system trusts, and the authority of a file besides."""
-    context = ssl.create_default_context()
-    if ca_file is not None:
-        context.load_verify_locations(ca_file)
-    return context
 
 
 class HttpEndpoint:

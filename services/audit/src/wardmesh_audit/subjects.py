@@ -81,7 +81,9 @@ class Subjects:
 
     async def opened(self, scope: Scope, stored: Iterable[Stored]) -> list[Opened]:
         """Return entries, each with what can be opened of it; raise `LogDamaged` for a leaf that is none."""
-        there = [(each, decode_leaf(each)) for each in stored]
+        return await self._opened_all(scope, [(each, decode_leaf(each)) for each in stored])
+
+    async def _opened_all(self, scope: Scope, there: Sequence[tuple[Stored, Entry]]) -> list[Opened]:
         keys = await self._keys_of(scope, [each for each, entry in there if entry.withheld])
         return [self._opened(scope, each, entry, keys) if entry.withheld else Opened(entry) for each, entry in there]
 
@@ -91,10 +93,10 @@ class Subjects:
 
     async def openings(self, scope: Scope, stored: Iterable[Stored]) -> tuple[EntryOpenings, ...]:
         """Return what can be opened of each of these, without what is no entry: whoever verifies will see that."""
-        readable = [each for each in stored if _commits(each)]
+        readable = [(each, entry) for each in stored if (entry := _committing(each)) is not None]
         return tuple(
             EntryOpenings(index=each.entry.index, openings=each.openings, unopenable=each.is_damaged)
-            for each in await self.opened(scope, readable)
+            for each in await self._opened_all(scope, readable)
             if each.openings or each.is_damaged
         )
 
@@ -113,14 +115,14 @@ class Subjects:
 
     async def names(self, scope: Scope, query: Filter) -> Mapping[str, str]:
         """Return the pseudonyms of the users that a filter names; none of those who have no key."""
-        people = {who for who in map(_user, (query.actor, query.target)) if who is not None}
+        people = _people(query)
         if not people:
             return {}
         return {who: key.pseudonym for who, key in (await self._keys.find(scope, people)).items()}
 
     async def concealed(self, scope: Scope, query: Filter) -> Filter:
         """Return a filter as it can be kept: with pseudonyms in the place of users."""
-        people = {who for who in map(_user, (query.actor, query.target)) if who is not None}
+        people = _people(query)
         if not people:
             return query
         keys = await self._keys.get_or_make(scope, people)
@@ -128,7 +130,7 @@ class Subjects:
 
     async def revealed(self, scope: Scope, kept: Filter) -> Filter:
         """Return the filter that was kept, with the users whose keys there are; the others stay pseudonyms."""
-        people = [who for who in map(_user, (kept.actor, kept.target)) if who is not None]
+        people = _people(kept)
         return _renamed(kept, await self.shown(scope, people)) if people else kept
 
     async def _keys_of(self, scope: Scope, stored: Sequence[Stored]) -> Mapping[UserId, SubjectKey]:
@@ -166,11 +168,16 @@ def _renamed(query: Filter, names: Mapping[UserId, UserId] | Mapping[Principal, 
     return query.model_copy(update={"actor": actor, "target": target})
 
 
-def _commits(stored: Stored) -> bool:
+def _committing(stored: Stored) -> Entry | None:
     try:
-        return bool(committed_of(stored.leaf)) and bool(decode_leaf(stored).withheld)
+        entry = decode_leaf(stored) if committed_of(stored.leaf) else None
     except (NotOpened, LogDamaged):
-        return False
+        return None
+    return entry if entry is not None and entry.withheld else None
+
+
+def _people(query: Filter) -> set[UserId]:
+    return {who for who in map(_user, (query.actor, query.target)) if who is not None}
 
 
 def _user(text: str | None) -> UserId | None:

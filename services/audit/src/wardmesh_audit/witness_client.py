@@ -16,6 +16,7 @@ from typing import Final
 import httpx2
 
 from wardmesh.crypto.tlog_witness import ADD_CHECKPOINT_PATH, MAX_ANSWER_BYTES
+from wardmesh.tls import trusting_also
 from wardmesh_audit.witness_ports import WitnessAnswer, WitnessUnreachable
 
 CONNECT_SECONDS: Final = 3.0
@@ -27,11 +28,8 @@ class HttpWitnessDoor:
     """The port `WitnessDoor`; keeps connections open."""
 
     def __init__(self, ca_file: Path | None = None) -> None:
-        tls = ssl.create_default_context()
-        if ca_file is not None:
-            tls.load_verify_locations(ca_file)
         self._client = httpx2.AsyncClient(
-            verify=tls,
+            verify=trusting_also(ca_file),
             trust_env=False,
             follow_redirects=False,
             timeout=httpx2.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),

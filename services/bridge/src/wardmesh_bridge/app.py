@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from wardmesh.server import streams
 from wardmesh.server.fetching import Fetcher, FetchLimits
 from wardmesh.server.kek import LocalKey
-from wardmesh.server.runtime import OutboxAudit, Runtime
+from wardmesh.server.runtime import Runtime
 from wardmesh.server.settings import read_key, read_seed
 from wardmesh_bridge import handlers
 from wardmesh_bridge.crypto import AgreementKeys
@@ -26,7 +26,7 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     for stream in (streams.BRIDGE, streams.INBOX):
         await runtime.messaging.expect_stream(stream, replicas=settings.stream_replicas)
     keys = AgreementKeys(LocalKey(read_key(settings.key_file)))
-    store = PostgresStore(runtime.database, runtime.outbox, OutboxAudit(runtime.outbox))
+    store = PostgresStore(runtime.database, runtime.outbox, runtime.audit_outbox)
     inbox = Fetcher(runtime.messaging.nats, streams.INBOX, FetchLimits(forget_after=streams.INBOX_MAX_AGE))
     handlers.bind(runtime.operations, BridgeService(store, keys, inbox, _now))
 

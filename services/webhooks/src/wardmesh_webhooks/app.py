@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from wardmesh.server.fetching import Fetcher
 from wardmesh.server.http import serving
-from wardmesh.server.runtime import OutboxAudit, Runtime
+from wardmesh.server.runtime import Runtime
 from wardmesh.server.settings import read_key
 from wardmesh_webhooks import handlers, ingest
 from wardmesh_webhooks.door import Door
@@ -23,7 +23,7 @@ from wardmesh_webhooks.vault import SecretVault
 async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     """The service, for as long as the block runs."""
     await runtime.messaging.expect_stream(EVENTS, replicas=settings.stream_replicas)
-    store = PostgresStore(runtime.database, runtime.outbox, OutboxAudit(runtime.outbox))
+    store = PostgresStore(runtime.database, runtime.outbox, runtime.audit_outbox)
     vault = SecretVault(read_key(settings.key_file))
     fetcher = Fetcher(runtime.messaging.nats, EVENTS, FETCH_LIMITS)
     handlers.bind(runtime.operations, WebhookService(store, vault, runtime.messaging, fetcher, _now))

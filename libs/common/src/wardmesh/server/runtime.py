@@ -83,6 +83,7 @@ class Runtime:
         self.messaging = Messaging(service)
         self.database = Database(settings.database(), application=f"wardmesh-{service}")
         self.outbox = Outbox(service)
+        self.audit_outbox = OutboxAudit(self.outbox)
         self.audit = AuditPublisher(self.messaging, service)
         self.keys: Mirror[OKPKey] = Mirror(self.messaging, "jwks", _read_key)
         self.revocations: Mirror[float] = Mirror(self.messaging, "revocations", _read_time)
@@ -93,7 +94,7 @@ class Runtime:
             service,
             self.authenticator,
             self.audit,
-            outbox=OutboxAudit(self.outbox),
+            outbox=self.audit_outbox,
             limiter=RateLimiter(Rate(settings.calls_per_second, settings.calls_burst)),
             max_in_flight=settings.max_in_flight,
             max_long_polls=settings.max_long_polls,
