@@ -16,7 +16,7 @@ from typing import Final
 
 import asyncpg
 
-from wardmesh.contracts.audit import MAX_PAGE_BYTES, KeptRun
+from wardmesh.contracts.audit import KeptRun
 from wardmesh.crypto.checkpoint import Checkpoint
 from wardmesh.crypto.errors import MalformedEncoding
 from wardmesh.crypto.merkle import EMPTY_ROOT
@@ -31,6 +31,7 @@ from wardmesh_audit.errors import LogDamaged
 from wardmesh_audit.keeping import FOR_EVER, NEVER, Policy, kept_to
 from wardmesh_audit.ports import NOTHING, Kept, Located, Place, Publication, Sealed
 from wardmesh_audit.proofs import FullTile, Head, SignedHead, grow, partial_tiles
+from wardmesh_audit.store_pages import page_of, stored
 
 _NO_PARTITION: Final = "23514"
 """SQLSTATE of a row that no partition takes; of any other CHECK too, which the second attempt then says again."""
@@ -109,6 +110,9 @@ _KEPT: Final = """
      group by kept_to, run order by first
 """
 _PRUNED_TO: Final = "select pruned_to from audit.logs where scope_id = $1"
+_LEAVES: Final = page_of(
+    "select index, leaf, openings from audit.entries where scope_id = $1 and index >= $2 and index < $3"
+)
 
 
 class PostgresStore:
@@ -276,8 +280,7 @@ class PostgresStore:
         )
 
     async def _leaves(self, connection: Connection, scope: Scope, start: int, end: int) -> list[Stored]:
-        rows = await connection.fetch(_LEAVES, scope, start, end, MAX_PAGE_BYTES)
-        return [Stored(row["index"], row["leaf"], row["openings"]) for row in rows]
+        return stored(await connection.fetch(_LEAVES, scope, start, end))
 
     async def _tiles(self, connection: Connection, scope: Scope, tiles: Sequence[Tile]) -> dict[Tile, bytes]:
         if not tiles:
@@ -285,16 +288,6 @@ class PostgresStore:
         places = [tile.level for tile in tiles], [tile.index for tile in tiles], [tile.width for tile in tiles]
         rows = await connection.fetch(_TILES, scope, *places)
         return {tiles[row["place"] - 1]: row["content"] for row in rows}
-
-
-_LEAVES: Final = """
-    select index, leaf, openings from (
-        select index, leaf, openings,
-               sum(octet_length(leaf) + coalesce(octet_length(openings), 0)) over (order by index) as bytes,
-               row_number() over (order by index) as place
-          from audit.entries where scope_id = $1 and index >= $2 and index < $3) as counted
-     where place = 1 or bytes <= $4 order by index
-"""
 
 
 def _head(row: asyncpg.Record | None) -> Head:

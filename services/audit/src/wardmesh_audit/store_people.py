@@ -22,9 +22,9 @@ from wardmesh.server.context import AuditOutbox, Call
 from wardmesh.server.database import Connection, Database
 from wardmesh.server.tenant import TenantContext
 from wardmesh_audit.behalf import the_log
-from wardmesh_audit.domain import Stored
 from wardmesh_audit.errors import OtherKeys
 from wardmesh_audit.ports import Scanned
+from wardmesh_audit.store_pages import page_of, stored
 
 _REMEMBER: Final = "insert into audit.key_folder (folder_id) values ($1) on conflict do nothing"
 _REMEMBERED: Final = "select folder_id from audit.key_folder"
@@ -42,22 +42,19 @@ _ACTS: Final = """
          + (select count(*) from audit.entries where scope_id = $1 and acting_for = $2 and actor <> $2)
 """
 # Two indexes, merged.
-_OWN: Final = """
-    select index, leaf, openings from (
-        select index, leaf, openings,
-               sum(octet_length(leaf) + coalesce(octet_length(openings), 0)) over (order by index desc) as bytes,
-               row_number() over (order by index desc) as place
-          from ((select index, leaf, openings from audit.entries
-                  where scope_id = app.scope_id() and actor = app.principal_id() and index < $1
-                  order by index desc limit $2)
-                union all
-                (select index, leaf, openings from audit.entries
-                  where scope_id = app.scope_id() and acting_for = app.principal_id() and actor <> app.principal_id()
-                    and index < $1
-                  order by index desc limit $2)
-                order by index desc limit $2) as mine) as counted
-     where place = 1 or bytes <= $3 order by index desc
-"""
+_OWN: Final = page_of(
+    """
+    (select index, leaf, openings from audit.entries
+      where scope_id = app.scope_id() and actor = app.principal_id() and index < $1
+      order by index desc limit $2)
+    union all
+    (select index, leaf, openings from audit.entries
+      where scope_id = app.scope_id() and acting_for = app.principal_id() and actor <> app.principal_id() and index < $1
+      order by index desc limit $2)
+    order by index desc limit $2
+    """,
+    "desc",
+)
 _LAST: Final = 2**63 - 1
 
 
@@ -119,8 +116,7 @@ class PostgresPeople:
         only = replace(tenant, permissions=frozenset({access.name}))
         end = _LAST if before is None else before
         async with self._database.transaction(only, read_only=True) as connection:
-            rows = await connection.fetch(_OWN, end, limit + 1, MAX_PAGE_BYTES)
-        found = [Stored(row["index"], row["leaf"], row["openings"]) for row in rows]
+            found = stored(await connection.fetch(_OWN, end, limit + 1))
         whole = len(found) <= limit and sum(each.size for each in found) <= MAX_PAGE_BYTES // 2
         page = found[:limit]
         # A page that is cut by its bytes cannot be told from the last one, so another may come, and be empty.

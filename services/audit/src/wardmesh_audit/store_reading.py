@@ -19,10 +19,11 @@ from wardmesh.crypto.tiles import MAX_ENTRY_BYTES, TILE_WIDTH
 from wardmesh.server.database import Connection, Database
 from wardmesh.server.tenant import TenantContext
 from wardmesh_audit.behalf import scope_of
-from wardmesh_audit.domain import Stored, decode_leaf, searchable
+from wardmesh_audit.domain import decode_leaf, searchable
 from wardmesh_audit.errors import TooManyPositions
 from wardmesh_audit.ports import NO_NAMES, Scanned
 from wardmesh_audit.searching import SINCE_MARGIN, has_words, plain_words
+from wardmesh_audit.store_pages import page_of, stored
 
 SCAN_ENTRIES: Final = 10_000
 """Entries that one look goes through: some tens of milliseconds, and megabytes that nobody keeps."""
@@ -80,7 +81,7 @@ class PostgresReading:
         ranged = (scope_of(tenant), start, end)
         async with self._database.transaction(tenant, read_only=True) as connection:
             rows = await connection.fetch(search.page(limit), *ranged, *search.values)
-            found = [Stored(row["index"], row["leaf"], row["openings"]) for row in rows]
+            found = stored(rows)
             if len(found) == limit or sum(each.size for each in found) > MAX_PAGE_BYTES - 2 * MAX_ENTRY_BYTES:
                 # A page that is full, in number or in bytes, ends at its last entry.
                 last: int | None = found[-1].index
@@ -143,17 +144,11 @@ class _Search:
     order: str
 
     def page(self, limit: int) -> str:
-        return f"""
-            select index, leaf, openings from (
-                select index, leaf, openings,
-                       sum(octet_length(leaf) + coalesce(octet_length(openings), 0))
-                           over (order by index {self.order}) as bytes,
-                       row_number() over (order by index {self.order}) as place
-                  from (select index, leaf, openings from ({self.candidates}) as candidates
-                         where true {self.conditions} order by index {self.order} limit {int(limit)}) as found
-                ) as counted
-             where place = 1 or bytes <= {MAX_PAGE_BYTES} order by index {self.order}
+        found = f"""
+            select index, leaf, openings from ({self.candidates}) as candidates
+             where true {self.conditions} order by index {self.order} limit {int(limit)}
         """  # noqa: S608 - all of it is constants; values are parameters
+        return page_of(found, self.order)
 
     def last(self) -> str:
         """Return the statement that says which of the candidates is the last one, if there may be more behind it."""
