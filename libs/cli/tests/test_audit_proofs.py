@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conftest import Shell
+from command_shell import Shell
 from fake_mesh import LOG_KEY, World
 
 from wardmesh.ids import EventId

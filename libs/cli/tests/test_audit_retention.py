@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 
 import pytest
-from conftest import Shell
+from command_shell import Shell
 from fake_mesh import NOW, World
 
 from wardmesh.contracts.audit import Pruning

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from conftest import Shell
+from command_shell import Shell
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 from wardmesh.audit_export import export_log

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Shell
+from command_shell import Shell
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fake_mesh import LOG_KEY, NOW, World
 from test_audit_verify import KEY as EXPORT_KEY

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import httpx2
 import pytest
-from conftest import Shell
+from command_shell import Shell
 from nats.aio import client as nats_client
 
 from wardmesh import header_parser

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from conftest import Shell
+from command_shell import Shell
 from fake_mesh import World
 
 from wardmesh.contracts.audit import Outcome

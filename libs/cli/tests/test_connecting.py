@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from conftest import Shell
+from command_shell import Shell
 from fake_mesh import World, api_key
 
 from wardmesh.contracts import auth

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from conftest import Shell
+from command_shell import Shell
 from openapi_spec_validator import validate
 
 from wardmesh.contracts import ALL

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Shell
+from command_shell import Shell
 
 from wardmesh_cli.commands.up import Interruption
 from wardmesh_cli.embedded.files import FolderLock
