@@ -2,188 +2,51 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
-import pyarrow.parquet as pq
 import pytest
 from fake_log import (
-    NOW,
-    FakeAlarm,
-    FakeEmitter,
-    FakeMemory,
-    FakeWakeups,
     Person,
-    envelope,
     event,
     make_person,
 )
 from keeper import Outbox
+from people_world import ADDRESS, World, read
 
 from wardmesh.audit_erasure import open_certificate
 from wardmesh.audit_export import export_log, verify_export
 from wardmesh.audit_receipt import verify_growth, verify_receipt
-from wardmesh.audit_rows import FORMATS, Format
-from wardmesh.audit_selection import export_selection
-from wardmesh.audit_selection_verify import verify_selection
 from wardmesh.contracts import audit as contracts
 from wardmesh.contracts.audit import (
     NOBODY,
     AskReceipt,
-    AuditEvent,
-    Checkpoint,
-    Entry,
     Erase,
-    Filter,
-    Leaves,
     LiftHold,
     ListErasures,
     ListHolds,
     Mine,
-    Nodes,
     PlaceHold,
-    Query,
-    ReadLeaves,
-    ReadNodes,
     SavePosition,
-    SelectedLeaves,
-    SelectLeaves,
 )
 from wardmesh.contracts.operation import Empty, Level
 from wardmesh.crypto.errors import CryptoError
 from wardmesh.errors import NothingToErase, NotSealed, ServiceUnavailable, UnderHold
-from wardmesh.ids import AgentId, EventId, UserId, WorkspaceId
+from wardmesh.ids import AgentId, EventId, UserId
 from wardmesh.server.database import Database
-from wardmesh.subjects import AuditSubject
 from wardmesh_audit.behalf import the_log
-from wardmesh_audit.domain import decode_envelope
-from wardmesh_audit.erasing import ErasingService
 from wardmesh_audit.errors import OtherKeys
-from wardmesh_audit.proving import Prover
-from wardmesh_audit.reading import ReadingService
-from wardmesh_audit.retention import RetentionService
-from wardmesh_audit.service import AuditService
 from wardmesh_audit.signing import LogSigner
-from wardmesh_audit.store import PostgresStore
 from wardmesh_audit.store_people import ErasureRows, PostgresPeople
-from wardmesh_audit.store_reading import PostgresReading
-from wardmesh_audit.store_retention import PostgresRetention
 from wardmesh_audit.subject_keys import KeyFolder
-from wardmesh_audit.subjects import Subjects
-
-ADDRESS, BROWSER = "203.0.113.77", "Mozilla/5.0 (distinctive)"
-
-
-class FakeBacklog:
-    """The port `Backlog`: what waits is sealed when somebody waits for it, or never."""
-
-    def __init__(self) -> None:
-        self.waiting: Callable[[], Awaitable[object]] | None = None
-        self.stands_still = False
-
-    async def settled(self, seconds: float) -> bool:
-        if self.waiting is not None and not self.stands_still:
-            await self.waiting()
-            self.waiting = None
-        return not self.stands_still
-
-
-@dataclass
-class World:
-    """A scope's log with all that the service makes of it, and somebody who may everything."""
-
-    keys: KeyFolder
-    database: Database
-    signer: LogSigner
-    owner: Person
-
-    def __post_init__(self) -> None:
-        self.outbox = Outbox()
-        self.subjects = Subjects(self.keys)
-        self.store = PostgresStore(self.database)
-        self.people = PostgresPeople(self.database, self.outbox)
-        self.service = AuditService(self.store, FakeEmitter(), lambda: NOW, self.subjects, self.people)
-        self.reading = ReadingService(
-            self.store, PostgresReading(self.database), FakeWakeups(), self.subjects, self.people
-        )
-        self.prover = Prover(self.store, FakeWakeups(), self.signer, FakeMemory(), FakeAlarm(), self.subjects)
-        self.retention = RetentionService(PostgresRetention(self.database, self.outbox), self.subjects)
-        self.backlog = FakeBacklog()
-        self.erasing = ErasingService(
-            self.people, self.keys, self.prover, self.signer, self.backlog, lambda: datetime.now(UTC)
-        )
-
-    @property
-    def scope(self) -> WorkspaceId:
-        assert isinstance(self.owner.scope, WorkspaceId)
-        return self.owner.scope
-
-    @property
-    def verifier(self) -> str:
-        return self.signer.verifier_key(self.scope)
-
-    async def seal(self, *events: AuditEvent, source: str = "auth") -> None:
-        made = decode_envelope(
-            AuditSubject(self.scope, source).format(), envelope(*events), NOW, random=os.urandom
-        ).candidates
-        await self.store.seal(self.scope, await self.subjects.protect(self.scope, made))
-
-    async def relay(self) -> list[AuditEvent]:
-        """Seal what waits in the outbox."""
-        waiting, self.outbox.waiting = [event for _, event in self.outbox.waiting], []
-        if waiting:
-            await self.seal(*waiting, source="audit")
-        return waiting
-
-    async def acts(self, person: UserId, *, count: int = 3) -> list[AuditEvent]:
-        made = [
-            event(
-                actor=person,
-                targets=(person, "openai/api-key"),
-                source_address=ADDRESS,
-                user_agent=BROWSER,
-                details={"email": f"{person}@example.test", "version": number},
-            )
-            for number in range(count)
-        ]
-        await self.seal(*made)
-        return made
-
-    async def entries(self, **wanted: object) -> list[Entry]:
-        request = Query(filter=Filter.model_validate(wanted), limit=500)
-        return list((await self.reading.query(self.owner.ask(contracts.QUERY), request)).entries)
-
-    async def erase(self, person: UserId) -> contracts.Erased:
-        return await self.erasing.erase(self.owner.ask(contracts.ERASE), Erase(subject=person))
-
-    # What exports read.
-    async def checkpoint(self) -> Checkpoint:
-        return await self.prover.checkpoint(self.owner.ask(contracts.CHECKPOINT), Empty())
-
-    async def leaves(self, *, start: int, limit: int) -> Leaves:
-        return await self.service.leaves(self.owner.ask(contracts.LEAVES), ReadLeaves(start=start, limit=limit))
-
-    async def select(self, *, filter: Filter, start: int, end: int) -> SelectedLeaves:  # noqa: A002
-        request = SelectLeaves(filter=filter, start=start, end=end, limit=2)
-        return await self.reading.select(self.owner.ask(contracts.SELECT), request)
-
-    async def nodes(self, *, size: int, nodes: tuple[tuple[int, int], ...]) -> Nodes:
-        return await self.reading.nodes(self.owner.ask(contracts.NODES), ReadNodes(size=size, nodes=nodes))
 
 
 @pytest.fixture
 def world(database: Database, signer: LogSigner, tmp_path: Path) -> World:
     return World(KeyFolder.open(tmp_path / "keys"), database, signer, make_person(level=Level.OWNER))
-
-
-def read(folder: Path) -> bytes:
-    compressed = [str(pq.read_table(file).to_pylist()).encode() for file in folder.rglob("*.parquet")]
-    return b"\n".join([*compressed, *(file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file())])
 
 
 async def test_an_erasure_leaves_every_proof_and_nothing_that_names_the_person(world: World, tmp_path: Path) -> None:
@@ -426,135 +289,6 @@ async def test_who_emitted_gets_a_receipt_until_erased(world: World) -> None:
     await world.erase(me.caller.principal)  # type: ignore[arg-type]
     with pytest.raises(NotSealed):
         await world.prover.receipt(me.ask(contracts.RECEIPT), AskReceipt(event_id=act.id, wait_seconds=0))
-
-
-TAMPERED = {
-    "swapped": "update audit.entries a set openings = b.openings from audit.entries b where a.scope_id = $1 and "
-    "b.scope_id = $1 and a.index in (1, 2) and b.index = 3 - a.index",
-    "gone": "update audit.entries set openings = null where scope_id = $1 and index = 1",
-    "changed": "update audit.entries set openings = set_byte(openings, 40, get_byte(openings, 40) # 1) "
-    "where scope_id = $1 and index = 1",
-    "a commitment": "update audit.entries set leaf = overlay(leaf placing 'AAAA'::bytea from 30) "
-    "where scope_id = $1 and index = 1",
-}
-
-
-@pytest.mark.parametrize("way", TAMPERED)
-async def test_openings_that_were_tampered_with_are_named(
-    world: World, superuser: asyncpg.Connection, tmp_path: Path, way: str
-) -> None:
-    await world.acts(UserId.new(), count=4)
-    await world.checkpoint()
-    async with superuser.transaction():
-        await superuser.execute("set local session_replication_role = replica")  # no triggers
-        await superuser.execute(TAMPERED[way], world.scope)
-    await export_log(world, tmp_path / "log")
-    report = verify_export(tmp_path / "log", world.verifier)
-    assert report.damage is not None
-    assert report.damage.entry == 1, str(report)
-    entries = await world.entries()  # reading goes on, and shows nothing that is not what was sealed
-    assert [entry.index for entry in entries if entry.withheld] == ([2, 1] if way == "swapped" else [1])
-
-
-def moved(line: str, index: int, to: int) -> str:
-    return line.replace(f'"index":{index}', f'"index":{to}')
-
-
-async def test_an_export_whose_openings_were_changed_is_found(world: World, tmp_path: Path) -> None:
-    person = UserId.new()
-    await world.acts(person)
-    await world.seal(event())
-    folder = tmp_path / "log"
-    await export_log(world, folder)
-    file = folder / "openings.ndjson"
-    honest = file.read_text()
-    lines = honest.splitlines(keepends=True)
-    changes = {
-        "somebody else": (honest.replace(person, UserId.new(), 1), 0),
-        "swapped": (moved(lines[1], 1, 0) + moved(lines[0], 0, 1) + lines[2], 0),
-        "of an entry without": (honest + moved(lines[2], 2, 3), 3),
-        "behind the end": (honest + moved(lines[2], 2, 9), 4),
-        "twice": (lines[0] + honest, 0),
-        "rubbish": ("{}\n", 0),
-    }  # fmt: skip
-    for what, (text, entry) in changes.items():
-        file.write_text(text)
-        report = verify_export(folder, world.verifier)
-        assert report.damage is not None, what
-        assert report.damage.entry == entry, what
-    file.write_text("".join(lines[1:]))  # left out: withheld
-    report = verify_export(folder, world.verifier)
-    assert (report.damage, report.opened, report.withheld) == (None, 10, 5)
-    file.write_text(honest)
-    assert verify_export(folder, world.verifier).is_sound
-
-
-@pytest.mark.parametrize("kind", Format)
-async def test_a_part_of_the_log_says_who_until_erased(world: World, tmp_path: Path, kind: Format) -> None:
-    person, other = UserId.new(), UserId.new()
-    await world.acts(person)
-    await world.seal(event(actor=other, user_agent="=cmd()|' [x]\"]}", targets=("a",)))
-    wanted = Filter(action="secret.get")
-    await export_selection(world, tmp_path / "before", kind, wanted)
-    (await world.erase(person))
-    await export_selection(world, tmp_path / "after", kind, wanted)
-    for name, opened, hidden in (("before", 17, 0), ("after", 2, 15)):
-        report = verify_selection(tmp_path / name, world.verifier)
-        assert (report.damage, report.opened, report.withheld) == (None, opened, hidden), name
-        assert (person.encode() in read(tmp_path / name)) is (name == "before")
-        assert other.encode() in read(tmp_path / name)
-    if kind is Format.PARQUET:
-        return  # it is compressed; test_audit_parquet changes what is in it
-    file = tmp_path / "before" / FORMATS[kind].file
-    file.write_bytes(file.read_bytes().replace(person.encode(), UserId.new().encode()))
-    report = verify_selection(tmp_path / "before", world.verifier)
-    assert report.damage is not None
-    assert report.damage.entry == 0
-
-
-@pytest.mark.parametrize("kind", Format)
-async def test_a_part_that_was_interrupted_ends_in_the_same_bytes(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Format
-) -> None:
-    await world.acts(UserId.new(), count=5)
-    await export_selection(world, tmp_path / "whole", kind, Filter())
-    real, asked = world.select, 0
-
-    async def select(*, filter: Filter, start: int, end: int) -> SelectedLeaves:  # noqa: A002
-        nonlocal asked
-        asked += 1
-        if asked == 2:
-            raise ServiceUnavailable("the mesh is away")
-        return await real(filter=filter, start=start, end=end)
-
-    monkeypatch.setattr(world, "select", select)
-    with pytest.raises(ServiceUnavailable):
-        await export_selection(world, tmp_path / "part", kind, Filter())
-    await export_selection(world, tmp_path / "part", kind, Filter())
-    file = FORMATS[kind].file
-    assert (tmp_path / "part" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
-    assert verify_selection(tmp_path / "part", world.verifier).opened == 25
-
-
-async def test_an_export_that_an_erasure_comes_into_begins_again(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    person = UserId.new()
-    await world.acts(person, count=5)
-    real, asked = world.select, 0
-
-    async def select(*, filter: Filter, start: int, end: int) -> SelectedLeaves:  # noqa: A002
-        nonlocal asked
-        asked += 1
-        if asked == 2:
-            await world.erase(person)
-        return await real(filter=filter, start=start, end=end)
-
-    monkeypatch.setattr(world, "select", select)
-    await export_selection(world, tmp_path / "part", Format.NDJSON, Filter())
-    report = verify_selection(tmp_path / "part", world.verifier)
-    assert (report.damage, report.opened, report.entries_checked) == (None, 0, 5)
-    assert person.encode() not in read(tmp_path / "part")
 
 
 async def test_a_service_with_other_keys_does_not_start(
