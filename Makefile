@@ -19,8 +19,8 @@ setup: .venv/ready ## Set up .venv from the hashed lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wardmesh needs Python 3.11 or later; this is %s. Name another: make PYTHON=python3.12 …" % sys.version.split()[0])'
 	@echo "setting up .venv (once, about a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "  installing locked dependencies" && $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements.lock
-	@echo "  installing the seven members" && $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation $(MEMBERS:%=--editable %)
+	@echo "  installing locked dependencies" && $(BIN)/python -m pip --disable-pip-version-check install -qq --require-hashes -r requirements.lock
+	@echo "  installing the seven members" && $(BIN)/python -m pip --disable-pip-version-check install -qq --no-deps --no-build-isolation $(MEMBERS:%=--editable %)
 	@touch $@
 
 demo: .venv/ready ## The tour: start a mesh, do the main job, show the evidence, stop

@@ -201,6 +201,21 @@ async def test_it_runs_as_a_user_as_well_as_root() -> None:
         shutil.rmtree(folder)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="another account runs PostgreSQL only for root")
+async def test_root_may_have_its_data_in_a_folder_that_is_open() -> None:
+    """As `make demo` leaves one for `make up`: the way to the data is open, and the way to the socket is not."""
+    folder = Path(tempfile.mkdtemp(prefix="wardmesh-open-"))
+    try:
+        data = folder / "data"
+        data.mkdir()
+        for each in (folder, data):
+            each.chmod(0o755)
+        async with EmbeddedMesh(data_dir=data, services=()) as mesh:
+            assert mesh.processes.keys() == {"nats", "postgres"}
+    finally:
+        shutil.rmtree(folder)
+
+
 @asynccontextmanager
 async def running(
     folder: Path, before: Callable[[], None] | None = None

@@ -88,7 +88,7 @@ class Postgres:
 
     def make(self, superuser_password: str) -> None:
         """Make the cluster if it isn't there."""
-        run_as = account_for(self.folder)
+        run_as = account_for(self.folder, self.socket_folder)
         self._own(self.socket_folder, run_as)
         if (self.folder / "PG_VERSION").exists():
             return
@@ -122,7 +122,7 @@ class Postgres:
                 command=(str(postgres_program("postgres")), "-D", str(self.folder), *arguments),
                 environment=_environment(),
                 folder=self.folder,
-                run_as=account_for(self.folder),
+                run_as=account_for(self.folder, self.socket_folder),
                 # Its children must end with it, and do when it is asked to; SIGINT is its "fast" shutdown.
                 death_signal=signal.SIGINT,
             ),
@@ -210,14 +210,14 @@ class Postgres:
             raise PostgresUnusable(f"initdb failed with status {done.returncode}: {done.stderr.strip()[-500:]}")
 
 
-def account_for(folder: Path) -> RunAs | None:
-    """Return the account that PostgreSQL runs as for data in `folder`; None for our own."""
+def account_for(*folders: Path) -> RunAs | None:
+    """Return the account that PostgreSQL runs as, which has to reach these folders; None for our own."""
     if os.geteuid() != 0:
         return None
     for name in (SUPERUSER, "nobody"):
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(name)
-            closed = _is_closed(folder) or _is_closed(postgres_program("postgres"))
+            closed = any(map(_is_closed, (*folders, postgres_program("postgres"))))
             return RunAs(entry.pw_uid, entry.pw_gid, walks_through_closed_folders=closed)
     raise PostgresUnusable(
         "PostgreSQL refuses to run as root, and there is no account `nobody`: run wardmesh as a user"
