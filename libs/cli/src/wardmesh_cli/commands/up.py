@@ -20,6 +20,7 @@ import typer
 
 from wardmesh.durable_files import PRIVATE_FOLDER
 from wardmesh_cli import profile as profiles
+from wardmesh_cli.activation import activation
 from wardmesh_cli.bootstrap import Administrator, first_administrator
 from wardmesh_cli.commanding import Run, local_command
 from wardmesh_cli.door import open_door
@@ -244,6 +245,8 @@ def _show(run: Run, mesh: EmbeddedMesh, profile: Profile, administrator: Adminis
         out.line(f"Commands use the API key in {mesh.data_dir / profiles.FILE}, which only you can read.")
     out.line()
     out.line("Next, in another terminal and this folder:", "bold")
+    if (shown_first := activation()) is not None:
+        out.line(f"  {shown_first}")
     out.line("  wardmesh whoami")
     out.line("  wardmesh secret put openai/api-key        wardmesh secret get openai/api-key")
     out.line("  wardmesh audit tail                       wardmesh status")
