@@ -251,6 +251,7 @@ async def _audit(home: Mesh, pouch: Pouch) -> None:
     await home.audit.receipt(event_id=event_id)
     await home.audit.tile(path="tile/0/000.p/1")
     await home.audit.bundle_part(path="tile/entries/000.p/1")
+    await home.audit.kept_page()
     await home.audit.retention()
     await home.audit.set_retention(category=Category.TOOL_CALL, days=365)
     await home.audit.prunings()

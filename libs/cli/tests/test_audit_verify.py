@@ -11,6 +11,7 @@ from command_shell import Shell
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 from wardmesh.audit_export import export_log
+from wardmesh.audit_files import FileRefused
 from wardmesh.audit_selection import MANIFEST
 from wardmesh.contracts.audit import Checkpoint, Leaves
 from wardmesh.crypto import checkpoint as signed
@@ -123,6 +124,38 @@ def test_a_server_that_swells_is_not_read_to_its_end(export: Path) -> None:
     with pytest.raises(Exception, match="larger than it can be"):
         files.read("tile/0/000", 8192)
     assert sent <= 4 * 65536
+
+
+def test_a_list_is_taken_in_whole_or_not_at_all() -> None:
+    asked: list[str] = []
+    chunks: list[bytes | Exception] = []
+
+    class Body(httpx2.SyncByteStream):
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            for chunk in chunks:
+                if isinstance(chunk, Exception):
+                    raise chunk
+                yield chunk
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(str(request.url))
+        return httpx2.Response(200, stream=Body())
+
+    files = WebFiles(URL, lambda: None, transport=httpx2.MockTransport(answer))
+    chunks[:] = [b"a" * 9_000_000, b"b\nc"]
+    taken = files.take("kept.ndjson", 600, 10_000_000)
+    assert taken is not None
+    with taken:
+        assert (len(taken.readline(10_000_000)), taken.read()) == (9_000_002, b"c")
+    assert asked == [f"{URL}/kept.ndjson?size=600"]
+    with pytest.raises(FileRefused, match="larger than it can be"):
+        files.take("kept.ndjson", 600, 9_000_000)
+    chunks[:] = [b"{}\n", httpx2.RemoteProtocolError("cut")]
+    with pytest.raises(CommandFailed, match="broke off"):
+        files.take("kept.ndjson", 600, 100)
+    for status in (404, 405):  # nobody has one: a log of which nothing ends, a gateway of before
+        transport = httpx2.MockTransport(lambda _request, status=status: httpx2.Response(status))
+        assert WebFiles(URL, lambda: None, transport=transport).take("kept.ndjson", 600, 100) is None
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
+from typing import IO
 
 import asyncpg
 import pytest
@@ -28,8 +30,9 @@ from fake_retention import FakeRetention
 from keeper import Keeper, Outbox
 
 from wardmesh.audit_export import ExportIncomplete, export_log, verify_export
+from wardmesh.audit_files import Folder
 from wardmesh.audit_pruning import ACTION, KEPT
-from wardmesh.audit_verify import Report
+from wardmesh.audit_verify import CHECKPOINT, EARLIER, MAX_PASSES, Report, verify_files
 from wardmesh.contracts import audit as contracts
 from wardmesh.contracts.audit import Checkpoint, Leaves, Prove, Query, ReadLeaves, Tail
 from wardmesh.contracts.operation import Category, Empty, Level
@@ -198,6 +201,65 @@ async def test_pruning_while_a_log_is_exported_goes_on_to_where_the_log_says_so(
     assert report.is_sound, str(report)
     assert report.size == SIZE + 1
     assert 0 < report.pruned < len(GONE)
+
+
+class Growing:
+    """A log behind a gateway that is another one, further on, each time that it is found to have grown."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = [Folder(each) for each in folders]
+        self.checkpoints = 0
+
+    @property
+    def _now(self) -> Folder:
+        return self._folders[min(self.checkpoints // 2, len(self._folders) - 1)]
+
+    def read(self, path: str, max_bytes: int) -> bytes | None:
+        if path == CHECKPOINT:
+            self.checkpoints += 1
+        # What was there before does not go; it may have been read by then, or not.
+        return self._now.read(path, max_bytes) or self._folders[0].read(path, max_bytes)
+
+    def open(self, _path: str) -> IO[bytes] | None:
+        return None
+
+    def take(self, path: str, size: int, max_bytes: int) -> IO[bytes] | None:
+        return self._now.take(path, size, max_bytes)
+
+    def exists(self, _path: str) -> bool:
+        return False
+
+
+async def test_a_log_that_is_pruned_while_it_is_read_is_read_again(fake: Log, tmp_path: Path) -> None:
+    await fake.fill()
+    await fake.export(tmp_path / "before")
+    await fake.prune()
+    await fake.export(tmp_path / "after")
+    for bundle in ("tile/entries/000", "tile/entries/001"):  # read when the checkpoint was old, and they were pruned
+        shutil.copy(tmp_path / "after" / bundle, tmp_path / "before" / bundle)
+    served = Growing([tmp_path / "before", tmp_path / "after"])
+    report = verify_files(served, "url", fake.signer.verifier_key(fake.owner.scope))
+    assert report.is_sound, str(report)
+    assert (report.size, report.announced_by, report.checkpoints_checked) == (SIZE + 1, (SIZE,), (EARLIER,))
+
+
+async def test_a_log_that_grows_without_a_word_is_not_read_for_ever(
+    postgres: Log, superuser: asyncpg.Connection[asyncpg.Record], tmp_path: Path
+) -> None:
+    await postgres.fill()
+    await tamper(
+        superuser,
+        "update audit.logs set pruning_to = '2021-12-01', pruned_to = '2021-12-01' where scope_id = $1",
+        postgres.owner.scope,
+    )
+    folders = [tmp_path / str(number) for number in range(MAX_PASSES)]
+    for folder in folders:
+        await postgres.export(folder)
+        await postgres.keeper.seal(postgres.owner.scope, event(), at=now())
+    served = Growing(folders)
+    report = verify_files(served, "url", postgres.signer.verifier_key(postgres.owner.scope))
+    assert report.damage is not None
+    assert (report.damage.entry, served.checkpoints) == (GONE[0], 2 * MAX_PASSES - 1)
 
 
 async def test_a_deletion_is_no_pruning(

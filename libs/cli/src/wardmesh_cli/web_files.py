@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import ssl
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ MAX_TRIES: Final = 6
 MAX_PAUSE_SECONDS: Final = 30.0
 """A server may ask for more; whoever verifies would rather hear that it is not there."""
 CHUNK_BYTES: Final = 64 * 1024
+MAX_HELD_BYTES: Final = 8 * 1024 * 1024
+"""Of what is taken in whole; more of it is on disk."""
 _HERE: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _GONE: Final = frozenset({404, 405, 410})
 """405: the gateway has operations in the place of files that it does not serve."""
@@ -65,24 +68,42 @@ class WebFiles:
         answer = self._get(path)
         if answer is None:
             return None
-        content = bytearray()
-        try:
-            for chunk in answer.iter_raw(CHUNK_BYTES):
-                content += chunk
-                if len(content) > max_bytes:
-                    raise FileRefused(f"{path} is larger than it can be ({max_bytes} bytes)", path)
-        except httpx2.HTTPError as error:
-            raise self._unreachable() from error
-        finally:
-            answer.close()
-        return bytes(content)
+        return b"".join(self._chunks(answer, path, max_bytes))
 
     def open(self, path: str) -> IO[bytes] | None:
         answer = self._get(path)
         return None if answer is None else io.BufferedReader(_Stream(answer, self._unreachable))
 
+    def take(self, path: str, size: int, max_bytes: int) -> IO[bytes] | None:
+        answer = self._get(f"{path}?size={size}")  # a web server that has files does not look at it
+        if answer is None:
+            return None
+        taken = tempfile.SpooledTemporaryFile(MAX_HELD_BYTES)  # noqa: SIM115 - the caller's to close
+        try:
+            for chunk in self._chunks(answer, path, max_bytes):
+                taken.write(chunk)
+        except BaseException:
+            taken.close()
+            raise
+        taken.seek(0)
+        return taken
+
     def exists(self, path: str) -> bool:
         return False  # asking would cost a round trip for each of 255 widths
+
+    def _chunks(self, answer: httpx2.Response, path: str, max_bytes: int) -> Iterator[bytes]:
+        """Yield an answer's body."""
+        left = max_bytes
+        try:
+            for chunk in answer.iter_raw(CHUNK_BYTES):
+                left -= len(chunk)
+                if left < 0:
+                    raise FileRefused(f"{path} is larger than it can be ({max_bytes} bytes)", path)
+                yield chunk
+        except httpx2.HTTPError as error:
+            raise self._unreachable() from error
+        finally:
+            answer.close()
 
     def _get(self, path: str) -> httpx2.Response | None:
         """Return the answer to a GET, whose body is yet to be read, or None if there is no such file."""

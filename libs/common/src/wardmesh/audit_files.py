@@ -33,6 +33,13 @@ class Files(Protocol):
     def open(self, path: str) -> IO[bytes] | None:
         """Open a file of any size for reading it in pieces, or return None if there is none."""
 
+    def take(self, path: str, size: int, max_bytes: int) -> IO[bytes] | None:
+        """Open a file about the first `size` entries of a log, or return None if there is none.
+
+        A server may make it as it is asked for, and wait for no reader: it MUST be whole, and not longer than
+        `max_bytes`, when this returns, and MUST NOT be held in memory if it is large.
+        """
+
     def exists(self, path: str) -> bool:
         """Tell whether a file is there, if that costs nothing; else False."""
 
@@ -55,6 +62,9 @@ class Folder:
 
     def open(self, path: str) -> IO[bytes] | None:
         return None if self._find(path) is None else (self._root / path).open("rb")
+
+    def take(self, path: str, size: int, max_bytes: int) -> IO[bytes] | None:
+        return self.open(path)
 
     def exists(self, path: str) -> bool:
         return self._find(path) is not None

@@ -114,6 +114,8 @@ class KeptCheck:
         self.pruned = 0
         self.damaged: tuple[str, int] | None = None
         """What is wrong first, and from which entry on."""
+        self.unannounced = False
+        """Whether entries are missing of which it is said to when they were kept, and not that they were pruned."""
         self._run = self._next_run(-1)
 
     def bundle(self, first: int, entries: list[bytes], hashes: Callable[[], Sequence[bytes]]) -> list[bytes]:
@@ -158,6 +160,7 @@ class KeptCheck:
         for day, index in self._missing.items():
             at, said = self._announced.get(day, (0, None))
             if said != self._endings[day].announcement(day):
+                self.unannounced = True
                 self._fail(f"entry {index} is missing, and the log does not say that it was pruned", index)
             told.append(at)
         return tuple(sorted(told))

@@ -3,7 +3,9 @@
 It recomputes the hash of every entry, every tile and the root, checks the checkpoint's signature, compares the readable
 copy (`entries.ndjson`) byte for byte where there is one, checks that the log was at every earlier size what a
 checkpoint says that somebody kept, and says what it checked. On damage it names the first entry or tile concerned.
-An entry that was pruned is one whose end the log itself announced; any other that is missing is damage.
+An entry that was pruned is one whose end the log itself announced; any other that is missing is damage. Where the files
+are a log that goes on (a gateway's), what was pruned while it was read is announced behind the checkpoint that was
+read: it is then read again, with the newer one, which must extend the first.
 
 What always holds: an export is reported as sound only if the trusted key signed its checkpoint and everything that the
 signed size requires is there and is what was signed. Whoever serves the files is not believed in anything, and memory
@@ -26,7 +28,7 @@ from typing import IO, Final, TypeAlias
 
 from wardmesh.audit_files import FileRefused, Files, Folder
 from wardmesh.audit_openings import OPENINGS, OpeningsCheck
-from wardmesh.audit_pruning import KEPT, KeptCheck
+from wardmesh.audit_pruning import KEPT, MAX_LINE_BYTES, KeptCheck
 from wardmesh.audit_witnesses import check_witnesses, witness_lines
 from wardmesh.crypto.checkpoint import Checkpoint, open_checkpoint
 from wardmesh.crypto.encoding import base64_encode
@@ -51,8 +53,13 @@ VERIFIER_KEY: Final = "verifier-key"
 ENTRIES: Final = "entries.ndjson"
 
 MAX_KEY_BYTES: Final = 4096
+MAX_PASSES: Final = 3
+"""Over a log that is pruned while it is read; a month ends once a month, and is pruned within minutes."""
+EARLIER: Final = "the checkpoint that was read first"
 SHOWN_ANNOUNCEMENTS: Final = 12
 MAX_TILE_BYTES: Final = TILE_WIDTH * HASH_BYTES
+MAX_KEPT_BYTES: Final = 4 * 1024**3
+"""Some seventy million runs. It lies on a disk, and the size that was signed is a stranger's word if the key is."""
 MAX_BUNDLE_BYTES: Final = TILE_WIDTH * (2 + MAX_ENTRY_BYTES)
 
 
@@ -184,20 +191,26 @@ def verify_files(
     progress: Progress = _nobody,
 ) -> Report:
     """As `verify_export`, wherever the files are; only a folder has to have the readable copy."""
-    report = Report(place, key_is_pinned=verifier_key is not None)
     pinned = None if verifier_key is None else VerifierKey.parse(verifier_key)
     also = None if mldsa_key is None else MldsaKey.parse(mldsa_key)
-    export = _Export(files, report, kept, progress, also, policy, needs_lines=isinstance(files, Folder))
-    try:
-        export.check(pinned)
-    except FileRefused as refused:
-        report.damage = Damage(refused.what, refused.path)
-    except _Damaged as damaged:
-        report.damage = damaged.damage
-    except InconsistentLog as error:
-        # Where the entries could not even be read, that is what to say.
-        report.damage = export.unreadable or Damage(str(error), error.tile, error.first)
-    return report
+    passes = 0
+    while True:
+        passes += 1
+        report = Report(place, key_is_pinned=verifier_key is not None)
+        export = _Export(files, report, kept, progress, also, policy, needs_lines=isinstance(files, Folder))
+        try:
+            export.check(pinned)
+            again = export.unannounced and passes < MAX_PASSES and export.is_outgrown()
+        except FileRefused as refused:
+            report.damage, again = Damage(refused.what, refused.path), False
+        except _Damaged as damaged:
+            report.damage, again = damaged.damage, False
+        except InconsistentLog as error:
+            # Where the entries could not even be read, that is what to say.
+            report.damage, again = export.unreadable or Damage(str(error), error.tile, error.first), False
+        if not again:
+            return report
+        kept = {**kept, EARLIER: export.note}
 
 
 class _Damaged(Exception):
@@ -219,6 +232,10 @@ class _Export:
     needs_lines: bool
     unreadable: Damage | None = None
     """Why the entries ended before their signed number."""
+    note: bytes = b""
+    """The checkpoint, once it is read."""
+    unannounced: bool = False
+    """Whether entries are missing of which the log does not say, up to here, that they were pruned."""
     _line_damage: Damage | None = field(default=None, init=False)
 
     def check(self, pinned: VerifierKey | None) -> None:
@@ -226,6 +243,7 @@ class _Export:
         note = self.files.read(CHECKPOINT, MAX_NOTE_BYTES)
         if note is None:
             raise _Damaged(f"{CHECKPOINT} is missing: the export did not finish", CHECKPOINT)
+        self.note = note
         key = pinned or self._own_key()
         try:
             checkpoint = open_checkpoint(note, key)
@@ -250,7 +268,7 @@ class _Export:
         lines = self.files.open(ENTRIES)
         if lines is None and self.needs_lines:
             raise _Damaged(f"{ENTRIES} is missing", ENTRIES)
-        runs = self.files.open(KEPT)
+        runs = self.files.take(KEPT, checkpoint.size, min(checkpoint.size * MAX_LINE_BYTES, MAX_KEPT_BYTES))
         openings = self.files.open(OPENINGS)
         with lines or BytesIO(), runs or BytesIO(), openings or BytesIO():
             keeping, opening = KeptCheck(runs), OpeningsCheck(openings)
@@ -261,6 +279,7 @@ class _Export:
                 self._line_damage = Damage(f"{ENTRIES} goes on after the last entry", ENTRIES, checkpoint.size)
             report.announced_by = keeping.end(checkpoint.size)
             opening.end(checkpoint.size)
+        self.unannounced = keeping.unannounced
         report.pruned = keeping.pruned
         report.damage = self._line_damage
         report.opened, report.withheld = opening.opened, opening.withheld
@@ -268,6 +287,15 @@ class _Export:
             if report.damage is None and damaged is not None:
                 what, entry = damaged
                 report.damage = Damage(what, entry=entry)
+
+    def is_outgrown(self) -> bool:
+        """Tell whether the log has grown since: then it may say by now what was missing."""
+        note = self.files.read(CHECKPOINT, MAX_NOTE_BYTES)
+        try:
+            newer = open_checkpoint(note or b"", self.report.verifier_key or "")
+        except CryptoError:
+            return False
+        return newer.size > self.report.size
 
     def _own_key(self) -> VerifierKey:
         text = self.files.read(VERIFIER_KEY, MAX_KEY_BYTES)

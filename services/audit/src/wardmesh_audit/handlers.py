@@ -39,6 +39,7 @@ def bind(
     operations.bind(contracts.CONSISTENCY, prover.consistency)
     operations.bind(contracts.TILE, tiles.tile)
     operations.bind(contracts.BUNDLE, tiles.bundle)
+    operations.bind(contracts.KEPT, tiles.kept)
     operations.bind(contracts.RETENTION, retention.show)
     operations.bind(contracts.SET_RETENTION, retention.set)
     operations.bind(contracts.PLACE_HOLD, retention.place_hold)

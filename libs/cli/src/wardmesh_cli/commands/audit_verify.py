@@ -82,6 +82,8 @@ async def verify(
                 "not_cosigned_by": None if report.witnessed is None else list(report.witnessed.missing),
                 "entries_checked": report.entries_checked,
                 "tiles_checked": report.tiles_checked,
+                "pruned": report.pruned,
+                "announced_by": list(report.announced_by),
                 "checkpoints_checked": list(report.checkpoints_checked),
                 "damage": report.damage and asdict(report.damage),
             }

@@ -88,6 +88,7 @@ class Audit(Surface):
     delete_position = method(audit.DELETE_POSITION)
     tile = method(audit.TILE)
     bundle_part = method(audit.BUNDLE)
+    kept_page = method(audit.KEPT)
     mine = method(audit.MINE)
     erase = method(audit.ERASE)
     erasures = method(audit.ERASURES)

@@ -1,7 +1,7 @@
 """The log as C2SP tlog-tiles, piece by piece: what the gateway serves to other people's tools.
 
-Hashes say nothing of what they are made of, so reading tiles leaves no entry; entries leave the house, and reading them
-is recorded as every other export is.
+Hashes say nothing of what they are made of, nor does the day to which an entry is kept, so reading them leaves no
+entry; entries leave the house, and reading them is recorded as every other export is.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 from pydantic import Field, StringConstraints
 
+from wardmesh.contracts.audit.proofs import KeptRun
 from wardmesh.contracts.audit.rules import MAX_LEAVES, READ, reading
 from wardmesh.contracts.operation import (
     ANY_SCOPE,
@@ -25,6 +26,8 @@ from wardmesh.contracts.operation import (
 
 MAX_PATH_CHARACTERS: Final = 64
 """`tile/63/` and seven groups of digits are 40."""
+MAX_KEPT_RUNS: Final = 8192
+"""Runs of one page: 80 bytes each at the most, and a message has 1 MiB."""
 TilePath = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PATH_CHARACTERS)]
 
 
@@ -55,6 +58,22 @@ class BundlePart(Message):
     """How many entries of the bundle come after these."""
 
 
+class ReadKept(Message):
+    """To when entries are kept, from index `start` on, in a log of `size` entries; without it, of the present size."""
+
+    start: int = Field(default=0, ge=0)
+    size: int | None = Field(default=None, ge=0)
+
+
+class KeptRuns(Message):
+    """Runs of entries that are not kept for ever, in order; the same ones for the same `start` and `size`, for ever."""
+
+    runs: tuple[KeptRun, ...]
+    size: int
+    next_start: int | None = None
+    """Where to go on; None where that was all."""
+
+
 TILE = operation(
     "audit",
     "tile",
@@ -77,5 +96,16 @@ BUNDLE = operation(
     audit=reading("audit.export"),
     idempotent=True,
 )
+KEPT = operation(
+    "audit",
+    "kept",
+    ReadKept,
+    KeptRuns,
+    summary="Read to when the log's entries are kept",
+    access=READ,
+    scopes=ANY_SCOPE,
+    audit=AuditRule(Category.ADMINISTRATION, "audit.kept", Durability.REFUSALS_ONLY),
+    idempotent=True,
+)
 
-CONTRACTS: tuple[AnyContract, ...] = (TILE, BUNDLE)
+CONTRACTS: tuple[AnyContract, ...] = (TILE, BUNDLE, KEPT)
