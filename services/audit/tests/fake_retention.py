@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 from fake_log import FakeLog, candidates
@@ -105,7 +104,7 @@ class FakeRetention:
         if kept_to > _today(datetime.now(UTC)):
             raise DatabaseRefused
         rows.pruning_to = max(rows.pruning_to, kept_to)
-        return rows.head.size if rows.head.published_size == rows.head.size else None
+        return rows.head.size if rows.published_size == rows.head.size else None
 
     async def ending(self, scope: Scope, kept_to: date, *, start: int, end: int) -> Sequence[Ending]:
         rows = self.log.rows[scope]
@@ -161,7 +160,7 @@ def replace_targets(event: AuditEvent, *targets: str) -> AuditEvent:
 def mark_published(log: FakeLog) -> None:
     """Let everybody have been told of everything."""
     for rows in log.rows.values():
-        rows.head = replace(rows.head, published_size=rows.head.size)
+        rows.published_size = rows.head.size
 
 
 def _today(now: datetime) -> date:

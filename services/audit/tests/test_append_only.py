@@ -16,7 +16,9 @@ from wardmesh_audit.store import PostgresStore
 
 CHANGES = {
     "logs": ["delete from audit.logs", "truncate audit.logs", "update audit.logs set size = 0",
-             "update audit.logs set published_size = published_size - 1", "update audit.logs set root = sha256('x')"],
+             "update audit.logs set root = sha256('x')"],
+    "publications": ["delete from audit.publications", "truncate audit.publications",
+                     "update audit.publications set published_size = published_size - 1"],
     "leaves": ["delete from audit.leaves", "truncate audit.leaves", "update audit.leaves set leaf_hash = leaf_hash"],
     "entries": ["delete from audit.entries", "truncate audit.entries", "update audit.entries set leaf = leaf"],
     "entries_for_ever": ["delete from audit.entries_for_ever", "truncate audit.entries_for_ever",
@@ -25,7 +27,8 @@ CHANGES = {
 }  # fmt: skip
 STATEMENTS = [statement for statements in CHANGES.values() for statement in statements]
 # The service may move a head forward; that it cannot move it back is the trigger's to say, for everybody alike.
-OF_THE_SERVICE = [each for each in STATEMENTS if not each.startswith("update audit.logs")]
+FORWARD = ("update audit.logs", "update audit.publications")
+OF_THE_SERVICE = [each for each in STATEMENTS if not each.startswith(FORWARD)]
 
 
 @pytest.fixture
@@ -46,7 +49,8 @@ async def test_the_service_lacks_the_privilege(database: Database, written: Pers
             await connection.execute(statement)
 
 
-@pytest.mark.parametrize("statement", ["update audit.logs set size = 0", "update audit.logs set published_size = 1",
+@pytest.mark.parametrize("statement", ["update audit.logs set size = 0",
+                                       "update audit.publications set published_size = 1",
                                        "update audit.logs set root = sha256('x')"])  # fmt: skip
 async def test_the_service_cannot_turn_a_head_back(database: Database, written: Person, statement: str) -> None:
     with pytest.raises(DatabaseRefused):
@@ -54,7 +58,7 @@ async def test_the_service_cannot_turn_a_head_back(database: Database, written: 
             await connection.execute(statement)
 
 
-@pytest.mark.parametrize("statement", [each for each in STATEMENTS if not each.startswith("update audit.logs")])
+@pytest.mark.parametrize("statement", OF_THE_SERVICE)
 async def test_the_owner_is_refused(
     superuser: asyncpg.Connection[asyncpg.Record], written: Person, statement: str
 ) -> None:
@@ -73,6 +77,7 @@ async def test_a_superuser_has_to_go_out_of_their_way(
 
 CHANGING = {
     "logs": "heads move forward; a trigger holds that",
+    "publications": "how far each was published moves forward; a trigger holds that",
     "positions": "a reader's own, who may set them anywhere",
     "witnessed": "what we cosigned of other logs moves forward; a trigger holds that (test_witness_store)",
     "forwarders": "how far each is, and whose turn it is; they are no part of the log",

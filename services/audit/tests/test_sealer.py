@@ -51,7 +51,7 @@ async def test_a_batch_is_sealed_published_and_acknowledged(
     await sealing.seal(messages)
     assert [message.outcome for message in messages] == ["acknowledged"] * 3
     assert (fake_log.rows[ONE].head.size, fake_log.rows[OTHER].head.size) == (3, 1)
-    assert fake_log.rows[ONE].head.published_size == 3
+    assert fake_log.rows[ONE].published_size == 3
     news = {message.subject: message for message in publisher.published}
     assert news.keys() == {f"sealed.{ONE}.secret_access", f"sealed.{OTHER}.secret_access"}
     told = SealedEntries.model_validate_json(news[f"sealed.{ONE}.secret_access"].payload)
@@ -100,12 +100,12 @@ async def test_a_crash_after_the_commit_is_repaired_by_redelivery(
     publisher.failure = ServiceUnavailable()
     await sealing.seal([first])
     assert first.outcome == RETRY_SECONDS
-    assert (fake_log.rows[ONE].head.size, fake_log.rows[ONE].head.published_size) == (1, 0)
+    assert (fake_log.rows[ONE].head.size, fake_log.rows[ONE].published_size) == (1, 0)
 
     first.outcome = None
     await sealing.seal([first])
     assert first.outcome == "acknowledged"
-    assert (fake_log.rows[ONE].head.size, fake_log.rows[ONE].head.published_size) == (1, 1)
+    assert (fake_log.rows[ONE].head.size, fake_log.rows[ONE].published_size) == (1, 1)
     assert len(publisher.published) == 1
 
 
@@ -212,7 +212,7 @@ async def test_a_damaged_leaf_does_not_stop_the_news(
     await sealing.seal([delivered(ONE, event())])
     told = SealedEntries.model_validate_json(publisher.published[0].payload)
     assert [entry.index for entry in told.entries] == [1, 2]
-    assert fake_log.rows[ONE].head.published_size == 3
+    assert fake_log.rows[ONE].published_size == 3
 
 
 async def test_sealing_continues_the_traces_of_its_messages(sealing: Sealer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,6 @@ class Head:
     size: int = 0
     frontier: tuple[bytes, ...] = ()
     root: bytes = EMPTY_ROOT
-    published_size: int = 0
 
     def tree(self) -> Frontier:
         """Return what the tree grows from; raise `LogDamaged` if the stored head is not one tree's."""
@@ -101,7 +100,7 @@ def grow(head: Head, leaves: Sequence[bytes], partial: Mapping[Tile, bytes]) -> 
         # Costs what hashing the tile costs, and stops damage from being built upon.
         if len(full.hashes) != TILE_WIDTH * HASH_BYTES or perfect_root(_hashes(full.tile, full.hashes)) != full.root:
             raise LogDamaged(f"The tree is damaged below entry {full.tile.first_entry(TILE_WIDTH)}.")
-    return Growth(Head(tree.size, tree.hashes, tree.root(), head.published_size), tuple(filled))
+    return Growth(Head(tree.size, tree.hashes, tree.root()), tuple(filled))
 
 
 def tiles_of_nodes(nodes: Iterable[Node], size: int) -> list[Tile]:

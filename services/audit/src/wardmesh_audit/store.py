@@ -23,26 +23,30 @@ from wardmesh.crypto.merkle import EMPTY_ROOT
 from wardmesh.crypto.note import SignedNote
 from wardmesh.crypto.tiles import Tile
 from wardmesh.ids import EventId, Scope
-from wardmesh.server.database import Connection, Database, DatabaseDefect
+from wardmesh.server.database import Connection, Database
+from wardmesh.server.database_errors import ConstraintConflict, DatabaseDefect
 from wardmesh.server.tenant import TenantContext
 from wardmesh_audit.behalf import scope_of, the_log
 from wardmesh_audit.domain import Candidate, Stored, searchable
 from wardmesh_audit.errors import LogDamaged
 from wardmesh_audit.keeping import FOR_EVER, NEVER, Policy, kept_to
 from wardmesh_audit.ports import NOTHING, Kept, Located, Place, Publication, Sealed
-from wardmesh_audit.proofs import FullTile, Head, SignedHead, grow, partial_tiles
+from wardmesh_audit.proofs import Head, SignedHead, grow, partial_tiles
 from wardmesh_audit.store_pages import page_of, stored
 
 _NO_PARTITION: Final = "23514"
 """SQLSTATE of a row that no partition takes; of any other CHECK too, which the second attempt then says again."""
-_HEAD: Final = "select size, frontier, root, published_size from audit.logs where scope_id = $1"
+_HEAD: Final = "select size, frontier, root from audit.logs where scope_id = $1"
 # With what an append needs to know besides: the months that take nothing more, and for how long what is kept.
 _HEAD_TO_APPEND: Final = """
-    select size, frontier, root, published_size, pruning_to,
+    select size, frontier, root, pruning_to,
            (select days from audit.retention r where r.scope_id = l.scope_id order by revision desc limit 1) as days
       from audit.logs l where scope_id = $1 for update of l
 """
-_FIRST_USE: Final = "insert into audit.logs (scope_id, root) values ($1, $2) on conflict do nothing"
+_FIRST_USE: Final = """
+    with head as (insert into audit.logs (scope_id, root) values ($1, $2) on conflict do nothing)
+    insert into audit.publications (scope_id) values ($1) on conflict do nothing
+"""
 # One look into the unique key for each. With `= any` the planner, before it has statistics, prefers to read the whole
 # log of the scope by its other key: 150 ms at fifteen thousand entries, and growing (docs/adr/0020).
 _KNOWN: Final = """
@@ -51,39 +55,47 @@ _KNOWN: Final = """
      cross join lateral (
            select from audit.leaves l where l.scope_id = $1 and l.event_id = wanted.event_id limit 1) as there
 """
-_ADD_LEAVES: Final = """
-    insert into audit.leaves (scope_id, index, event_id, leaf_hash, kept_to)
-    select $1, $2 + place - 1, event_id, leaf_hash, kept_to
-      from unnest($3::text[], $4::bytea[], $5::date[]) with ordinality as added (event_id, leaf_hash, kept_to, place)
-"""
 _LOCATE: Final = """
     select l.index, l.leaf_hash, e.leaf, e.openings
       from audit.leaves l left join audit.entries e on e.scope_id = l.scope_id and e.index = l.index
      where l.scope_id = $1 and l.event_id = $2
 """
-# A list of lists is no array of PostgreSQL's, so each event's targets travel as the text of an array.
-_ADD_ENTRIES: Final = """
-    insert into audit.entries (scope_id, index, received_at, leaf, source, occurred_at, category, action, outcome,
-                               actor, request_id, targets, acting_for, trace_id, kept_to, openings)
-    select $1, $2 + place - 1, received_at, leaf, source, occurred_at, category, action, outcome, actor, request_id,
-           targets::text[], acting_for, trace_id, kept_to, openings
-      from unnest($3::timestamptz[], $4::bytea[], $5::text[], $6::timestamptz[], $7::text[], $8::text[], $9::text[],
-                  $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::date[], $16::bytea[])
-           with ordinality
-           as added (received_at, leaf, source, occurred_at, category, action, outcome, actor, request_id, targets,
-                     acting_for, trace_id, kept_to, openings, place)
-"""
-_ADD_TILES: Final = """
-    insert into audit.tiles (scope_id, level, index, root, hashes)
-    select $1, level, index, root, hashes
-      from unnest($2::smallint[], $3::bigint[], $4::bytea[], $5::bytea[]) as added (level, index, root, hashes)
+# All that an append writes, in one round trip: its fixed cost is most of what a small one costs (docs/adr/0020). A list of
+# lists is no array of PostgreSQL's, so each event's targets travel as the text of an array.
+_APPEND: Final = """
+    with leaves as (
+        insert into audit.leaves (scope_id, index, event_id, leaf_hash, kept_to)
+        select $1, $2 + place - 1, event_id, leaf_hash, kept_to
+          from unnest($6::text[], $7::bytea[], $8::date[])
+               with ordinality as added (event_id, leaf_hash, kept_to, place)
+    ), entries as (
+        insert into audit.entries (scope_id, index, kept_to, received_at, leaf, openings, source, occurred_at, category,
+                                   action, outcome, actor, acting_for, targets, request_id, trace_id)
+        select $1, $2 + place - 1, kept_to, received_at, leaf, openings, source, occurred_at, category,
+               action, outcome, actor, acting_for, targets::text[], request_id, trace_id
+          from unnest($8::date[], $9::timestamptz[], $10::bytea[], $11::bytea[], $12::text[], $13::timestamptz[],
+                      $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[],
+                      $21::text[])
+               with ordinality
+               as added (kept_to, received_at, leaf, openings, source, occurred_at, category,
+                         action, outcome, actor, acting_for, targets, request_id, trace_id, place)
+    ), tiles as (
+        insert into audit.tiles (scope_id, level, index, root, hashes)
+        select $1, level, index, root, hashes
+          from unnest($22::smallint[], $23::bigint[], $24::bytea[], $25::bytea[]) as added (level, index, root, hashes)
+    )
+    update audit.logs set size = $3, frontier = $4, root = $5, sealed_at = now() where scope_id = $1
 """
 _PLACES: Final = """
     select index, event_id, leaf_hash from audit.leaves where scope_id = $1 and index >= $2 and index < $3
 """
-_ADVANCE: Final = "update audit.logs set size = $2, frontier = $3, root = $4, sealed_at = now() where scope_id = $1"
-_PUBLISHED: Final = "update audit.logs set published_size = $2 where scope_id = $1 and published_size < $2"
-_HOLD: Final = "select pg_advisory_xact_lock(hashtextextended('audit.publication.' || $1, 0))"
+# The row lock holds back other publishers, and not who appends. While it is waited for the head may grow: by what
+# somebody else sealed, who will publish it too.
+_TO_PUBLISH: Final = """
+    select published_size, size from audit.publications p join audit.logs l using (scope_id)
+     where scope_id = $1 for no key update of p
+"""
+_PUBLISHED: Final = "update audit.publications set published_size = $2 where scope_id = $1 and published_size < $2"
 _SIGNED: Final = "select signed_size, signed_note from audit.logs where scope_id = $1"
 _SIGN: Final = "update audit.logs set signed_size = $2, signed_note = $3 where scope_id = $1 and signed_size < $2"
 # A full tile has a row of its own; a partial one is the leaves', or the full tiles', below it.
@@ -124,29 +136,34 @@ class PostgresStore:
         """Known to be open; if one was dropped since, sealing into it fails once and opens it."""
 
     async def seal(self, scope: Scope, candidates: Sequence[Candidate]) -> Sealed:
-        """Append what is not in the log yet, in order, in one transaction."""
-        try:
-            return await self._seal(scope, candidates)
-        except DatabaseDefect as error:
-            if error.sqlstate != _NO_PARTITION or not self._months:
-                raise
-            self._months.clear()
-        return await self._seal(scope, candidates)
+        """Append what is not in the log yet, in order, in one transaction.
 
-    async def _seal(self, scope: Scope, candidates: Sequence[Candidate]) -> Sealed:
+        It is tried as if nothing were in yet and every month were still open, which nearly always holds; keys and
+        partitions say where it does not.
+        """
+        try:
+            return await self._seal(scope, candidates, look=False)
+        except ConstraintConflict:
+            pass
+        except DatabaseDefect as error:
+            if error.sqlstate != _NO_PARTITION:
+                raise
+        self._months.clear()
+        return await self._seal(scope, candidates, look=True)
+
+    async def _seal(self, scope: Scope, candidates: Sequence[Candidate], *, look: bool) -> Sealed:
+        fresh: dict[str, Candidate] = {}
+        for candidate in candidates:
+            fresh.setdefault(candidate.event.id, candidate)
         async with self._database.transaction(the_log(scope)) as connection:
             head, policy, closed_to = await self._locked_head(connection, scope)
-            ids = [candidate.event.id for candidate in candidates]
-            known = {row["event_id"] for row in await connection.fetch(_KNOWN, scope, ids)}
-            fresh: dict[str, Candidate] = {}
-            for candidate in candidates:
-                if candidate.event.id not in known:
-                    fresh.setdefault(candidate.event.id, candidate)
-            if fresh:
-                added = list(fresh.values())
+            for row in await connection.fetch(_KNOWN, scope, list(fresh)) if look else ():
+                del fresh[row["event_id"]]
+            added = list(fresh.values())
+            if added:
                 kept = [kept_to(each.event, each.source, each.received_at, policy, closed_to) for each in added]
                 await self._append(connection, scope, head, added, await self._opened(connection, kept))
-        return Sealed(head.size, tuple(fresh.values()), len(candidates) - len(fresh))
+        return Sealed(head.size, tuple(added), len(candidates) - len(added))
 
     @asynccontextmanager
     async def publication(self, scope: Scope, *, limit: int, at_hand: range = NOTHING) -> AsyncIterator[Publication]:
@@ -154,14 +171,12 @@ class PostgresStore:
         async with self._database.transaction(the_log(scope)) as connection:
             # An fsync less for every batch; what is forgotten to have been published is published again.
             connection.may_be_forgotten()
-            # Not the head's row lock: appending goes on while the broker is being waited for.
-            await connection.execute(_HOLD, scope)
-            head = _head(await connection.fetchrow(_HEAD, scope))
-            start = head.published_size
+            row = await connection.fetchrow(_TO_PUBLISH, scope)
+            start, size = (0, 0) if row is None else (row["published_size"], row["size"])
             entries: Sequence[Stored] = ()
             if start not in at_hand:
-                entries = await self._leaves(connection, scope, start, min(head.size, start + limit))
-            publication = Publication(entries, start, head.size)
+                entries = await self._leaves(connection, scope, start, min(size, start + limit))
+            publication = Publication(entries, start, size)
             yield publication
             if publication.upto is not None:
                 await connection.execute(_PUBLISHED, scope, publication.upto)
@@ -241,38 +256,32 @@ class PostgresStore:
     ) -> None:
         hashes = [candidate.leaf_hash for candidate in candidates]
         growth = grow(head, hashes, await self._tiles(connection, scope, partial_tiles(head.size, len(hashes))))
+        grown, filled = growth.head, growth.filled
         events = [candidate.event for candidate in candidates]
         names = [candidate.stored_names() for candidate in candidates]
-        ids = [event.id for event in events]
-        await connection.execute(_ADD_LEAVES, scope, head.size, ids, hashes, kept)
         await connection.execute(
-            _ADD_ENTRIES,
+            _APPEND,
             scope,
             head.size,
+            grown.size,
+            list(grown.frontier),
+            grown.root,
+            [event.id for event in events],
+            hashes,
+            kept,
             [candidate.received_at for candidate in candidates],
             [candidate.leaf for candidate in candidates],
+            [candidate.openings for candidate in candidates],
             [candidate.source for candidate in candidates],
             [event.occurred_at for event in events],
             [event.category for event in events],
             [event.action for event in events],
             [event.outcome for event in events],
             [each.actor for each in names],
-            [event.request_id for event in events],
-            [_array_text(each.targets) for each in names],
             [each.acting_for for each in names],
+            [_array_text(each.targets) for each in names],
+            [event.request_id for event in events],
             [event.trace_id for event in events],
-            kept,
-            [candidate.openings for candidate in candidates],
-        )
-        if growth.filled:
-            await self._add_tiles(connection, scope, growth.filled)
-        grown = growth.head
-        await connection.execute(_ADVANCE, scope, grown.size, list(grown.frontier), grown.root)
-
-    async def _add_tiles(self, connection: Connection, scope: Scope, filled: Sequence[FullTile]) -> None:
-        await connection.execute(
-            _ADD_TILES,
-            scope,
             [full.tile.level for full in filled],
             [full.tile.index for full in filled],
             [full.root for full in filled],
@@ -293,7 +302,7 @@ class PostgresStore:
 def _head(row: asyncpg.Record | None) -> Head:
     if row is None:
         return Head()
-    return Head(row["size"], tuple(row["frontier"]), row["root"], row["published_size"])
+    return Head(row["size"], tuple(row["frontier"]), row["root"])
 
 
 def _array_text(texts: Sequence[str]) -> str:

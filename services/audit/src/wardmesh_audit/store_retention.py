@@ -55,7 +55,9 @@ _ANNOUNCED: Final = """
       from audit.prunings p where scope_id = app.scope_id() and kept_to = $1
 """
 _CLOSE: Final = "update audit.logs set pruning_to = $1 where scope_id = app.scope_id() and pruning_to < $1"
-_SIZE: Final = "select size, published_size from audit.logs where scope_id = app.scope_id()"
+_SIZE: Final = """
+    select size, published_size from audit.logs join audit.publications using (scope_id) where scope_id = app.scope_id()
+"""
 # Whether what is about to end is what the tree says, one last time: afterwards nobody can tell.
 _ENDING: Final = """
     select l.index, l.leaf_hash, coalesce(sha256('\\x00'::bytea || e.leaf) = l.leaf_hash, false) as sound
