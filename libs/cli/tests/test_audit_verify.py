@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 from wardmesh.audit_export import export_log
 from wardmesh.audit_files import FileRefused
-from wardmesh.audit_selection import MANIFEST
-from wardmesh.contracts.audit import Checkpoint, Leaves
+from wardmesh.audit_rows import Format
+from wardmesh.audit_selection import export_selection
+from wardmesh.contracts.audit import Checkpoint, Filter, Leaves, Nodes, SelectedLeaves
 from wardmesh.crypto import checkpoint as signed
 from wardmesh.crypto.merkle import leaf_hash, root_of
 from wardmesh.crypto.mldsa import MldsaSigner
@@ -39,6 +41,27 @@ class Log:
     async def leaves(self, *, start: int, limit: int) -> Leaves:
         page = tuple(LEAVES[start : start + limit])
         return Leaves(leaves=page, hashes=tuple(map(leaf_hash, page)))
+
+
+class Part(Log):
+    """The log of nothing but its checkpoint, as an export of a part of it reads it: nothing matches."""
+
+    def __init__(self, mldsa: MldsaSigner) -> None:
+        parsed = SignedNote.parse(note(len(LEAVES)))
+        line = mldsa.sign(signed.Checkpoint.parse_text(parsed.text))
+        self._note = SignedNote(parsed.text, (*parsed.signatures, line)).encode().decode()
+
+    async def checkpoint(self) -> Checkpoint:
+        return Checkpoint(note=self._note, verifier_key=KEY, size=len(LEAVES))
+
+    async def select(self, *, filter: Filter, start: int, end: int) -> SelectedLeaves:  # noqa: A002
+        return SelectedLeaves(indexes=(), leaves=(), next_start=end)
+
+    async def nodes(self, *, size: int, nodes: tuple[tuple[int, int], ...]) -> Nodes:
+        hashes = (
+            root_of(list(map(leaf_hash, LEAVES[at << level : min(size, (at + 1) << level)]))) for level, at in nodes
+        )
+        return Nodes(hashes=tuple(hashes))
 
 
 @pytest.fixture
@@ -225,7 +248,17 @@ def test_an_mldsa_key_that_is_named_must_have_signed(wardmesh: Shell, export: Pa
     assert wardmesh("audit", "verify", str(export), "--key", KEY, "--mldsa-key", KEY).status == 2
 
 
-def test_an_mldsa_key_is_not_passed_over_where_it_cannot_be_checked(wardmesh: Shell, tmp_path: Path) -> None:
-    (tmp_path / MANIFEST).write_text("{}")
-    ran = wardmesh("audit", "verify", str(tmp_path), "--mldsa-key", KEY)
-    assert (ran.status, "whole logs" in ran.err) == (2, True), ran.err
+def test_an_mldsa_key_must_have_signed_a_part_too(wardmesh: Shell, tmp_path: Path) -> None:
+    signer = MldsaSigner(LOG_KEY.verifier.name, MLDSA44PrivateKey.from_seed_bytes(bytes(32)))
+    part = tmp_path / "part"
+    asyncio.run(export_selection(Part(signer), part, Format.NDJSON, Filter()))
+    key = ("--key", KEY, "--mldsa-key")
+    ran = wardmesh("audit", "verify", str(part), *key, str(signer.verifier))
+    assert (ran.status, "ML-DSA-44 key has signed it too" in ran.out) == (0, True), ran.out
+    assert wardmesh("audit", "verify", str(part), *key, str(signer.verifier), "--json").json["mldsa_checked"]
+    assert wardmesh("audit", "verify", str(part), "--key", KEY).status == 0
+    another = MldsaSigner(LOG_KEY.verifier.name, MLDSA44PrivateKey.from_seed_bytes(bytes(31) + b"1"))
+    ran = wardmesh("audit", "verify", str(part), *key, str(another.verifier))
+    assert (ran.status, "has not signed" in ran.out) == (1, True), ran.out
+    for no_key in (KEY, "", "x" * 10_000):
+        assert wardmesh("audit", "verify", str(part), *key, no_key).status == 2, no_key

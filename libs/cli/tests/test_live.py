@@ -93,10 +93,15 @@ def test_a_mesh_of_ones_own_from_first_start_to_second(folder: Path) -> None:
         assert json.loads(run(folder, "whoami", "--org", "--json").stdout)["level"] == "owner"
         assert run(folder, "logout").returncode == 0
         assert run(folder, "audit", "export", "export").returncode == 0
+        assert run(folder, "audit", "export", "part", "--format", "csv", "--outcome", "success").returncode == 0
+        signed = json.loads(run(folder, "audit", "checkpoint", "--json").stdout)
         assert "in use by the mesh of process" in run(folder, "up", *PORTS).stderr
     assert process.returncode == 0
 
-    assert run(folder, "audit", "verify", "export").returncode == 0
+    for export in ("export", "part"):
+        keys = "--key", signed["verifier_key"], "--mldsa-key", signed["mldsa_key"]
+        verified = run(folder, "audit", "verify", export, *keys)
+        assert (verified.returncode, "ML-DSA-44 key has signed it too" in verified.stdout) == (0, True), verified.stdout
     down = run(folder, "secret", "get", "a/b")
     assert (down.returncode, down.stdout) == (1, "")
     assert "service_unavailable" in down.stderr

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,7 +28,8 @@ from wardmesh.crypto.checkpoint import sign_checkpoint
 from wardmesh.crypto.cosignature import Cosigner, with_lines
 from wardmesh.crypto.errors import MalformedEncoding
 from wardmesh.crypto.merkle import leaf_hash, root_of
-from wardmesh.crypto.note import SignedNote, Signer
+from wardmesh.crypto.mldsa import MldsaSigner
+from wardmesh.crypto.note import Signature, SignedNote, Signer
 from wardmesh.crypto.selection import SelectedTree, nodes_to, perfect_subtrees
 from wardmesh.crypto.tlog_policy import Policy
 from wardmesh.ids import EventId, UserId, WorkspaceId
@@ -79,6 +81,7 @@ class FakeLog:
     calls_left: int = 10**9
     asked: list[int] = field(default_factory=list)
     cosigners: tuple[Cosigner, ...] = ()
+    mldsa: tuple[MldsaSigner, ...] = ()
 
     def _count(self) -> None:
         self.calls_left -= 1
@@ -91,7 +94,8 @@ class FakeLog:
         root = root_of([leaf_hash(each) for each in self.leaves[:size]])
         head = Head("wardmesh.test", size, root)
         signed = SignedNote.parse(sign_checkpoint(head, SIGNER))
-        note = with_lines(signed, [each.sign(head, 1) for each in self.cosigners]).encode()
+        lines = [each.sign(head, 1) for each in self.cosigners] + [each.sign(head) for each in self.mldsa]
+        note = with_lines(signed, lines).encode()
         return Checkpoint(note=note.decode(), verifier_key=str(SIGNER.verifier), size=size)
 
     async def select(self, *, filter: Filter, start: int, end: int) -> SelectedLeaves:  # noqa: A002
@@ -386,3 +390,37 @@ async def test_a_part_of_a_log_is_held_to_its_witnesses_too(tmp_path: Path) -> N
     assert "cosigned   by w1" in str(report)
     report = verify_selection(tmp_path / "part", policy=Policy.of_keys(keys))
     assert "missing: w2" in str(report.damage)
+
+
+@pytest.mark.parametrize("kind", Format)
+async def test_a_part_of_a_log_is_held_to_the_mldsa_key_that_is_named(tmp_path: Path, kind: Format) -> None:
+    ours, other = (MldsaSigner("wardmesh.test", MLDSA44PrivateKey.from_seed_bytes(bytes([n]) * 32)) for n in (1, 2))
+    key, part = str(ours.verifier), tmp_path / "part"
+    log = FakeLog([leaf(number) for number in range(20)], mldsa=(ours,))
+    await export_selection(log, part, kind, Filter(text="x"))
+    report = verify_selection(part, str(SIGNER.verifier), mldsa_key=key)
+    assert (report.is_sound, report.mldsa_checked) == (True, True), str(report)
+    assert "the ML-DSA-44 key has signed it too" in str(report)
+    assert verify_selection(part).is_sound, "who does not ask is not told"
+    assert not verify_selection(part).mldsa_checked
+    for asked in (str(other.verifier), str(MldsaSigner("another.test", ours._private).verifier)):
+        report = verify_selection(part, mldsa_key=asked)
+        assert (report.is_sound, report.mldsa_checked, report.signature_checked) == (False, False, False)
+        assert "has not signed" in str(report.damage)
+
+    # A line that is somebody's, in our key's name: of another tree, by another key, cut short.
+    note = SignedNote.parse((part / "checkpoint").read_bytes())
+    head = Head.parse_text(note.text)
+    sound = note.signatures[-1]
+    wrong = [
+        ours.sign(Head(head.origin, head.size + 1, head.root)).signature,
+        other.sign(head).signature,
+        sound.signature[:-1],
+    ]
+    for each in wrong:
+        line = Signature(sound.name, sound.key_id, each)
+        (part / "checkpoint").write_bytes(SignedNote(note.text, (*note.signatures[:-1], line)).encode())
+        report = verify_selection(part, str(SIGNER.verifier), mldsa_key=key)
+        assert report.damage is not None
+        assert report.damage.path == "checkpoint"
+        assert report.entries_checked == 0

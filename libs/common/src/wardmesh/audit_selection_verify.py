@@ -1,8 +1,9 @@
 """Checks an exported part of a log, with no server and no credential: `verify_selection(folder)`.
 
-What always holds: a selection is reported as sound only if the trusted key signed its checkpoint, every line follows
-from the bytes of an entry, and every entry has its place in the signed tree. The folder is somebody else's: no symbolic
-link is followed, nothing but regular files is opened, nothing is read beyond what it may have, memory does not grow.
+What always holds: a selection is reported as sound only if the trusted key signed its checkpoint, and whoever else was
+asked for, every line follows from the bytes of an entry, and every entry has its place in the signed tree. The folder
+is somebody else's: no symbolic link is followed, nothing but regular files is opened, nothing is read beyond what it
+may have, memory does not grow.
 
 On failure: a `SelectionReport` with its `damage`, which names the first entry concerned where the proof can tell.
 """
@@ -22,11 +23,9 @@ from wardmesh.audit_openings import NotOpened, check_openings
 from wardmesh.audit_rows import FORMATS, Format, Row, Rows
 from wardmesh.audit_selection import MANIFEST, PROOF, VERSION
 from wardmesh.audit_verify import CHECKPOINT, MAX_KEY_BYTES, VERIFIER_KEY, Damage, Report
-from wardmesh.audit_witnesses import check_witnesses, witness_lines
-from wardmesh.crypto.checkpoint import open_checkpoint
-from wardmesh.crypto.encoding import base64_encode
 from wardmesh.crypto.errors import CryptoError
 from wardmesh.crypto.merkle import HASH_BYTES, leaf_hash
+from wardmesh.crypto.mldsa import MldsaKey
 from wardmesh.crypto.note import MAX_NOTE_BYTES, VerifierKey
 from wardmesh.crypto.selection import SelectedTree
 from wardmesh.crypto.tlog_policy import Policy
@@ -46,14 +45,7 @@ class SelectionReport(Report):
     """What was checked of a part of a log."""
 
     def lines(self) -> Iterator[str]:
-        if self.signature_checked:
-            yield f"log        {self.origin}"
-            yield f"checkpoint {self.size} entries, root {base64_encode(self.root)}, signature good"
-            yield f"key        {self.verifier_key}"
-            if self.witnessed is not None:
-                yield from witness_lines(self.witnessed)
-            if not self.key_is_pinned:
-                yield "           this key came with the export: compare it with one that you have from elsewhere"
+        yield from self.signed_lines()
         if self.is_sound:
             yield f"checked    {self.entries_checked} entries, their lines, and their proof to the root"
             if self.opened or self.withheld:
@@ -78,15 +70,18 @@ class _Damaged(Exception):
         self.damage = Damage(what, path, entry)
 
 
-def verify_selection(folder: Path, verifier_key: str | None = None, *, policy: Policy | None = None) -> SelectionReport:
+def verify_selection(
+    folder: Path, verifier_key: str | None = None, *, mldsa_key: str | None = None, policy: Policy | None = None
+) -> SelectionReport:
     """Check the selection in `folder` against the log's `verifier_key`; without one, against the one beside it.
 
-    With `policy`, its quorum of witnesses MUST have cosigned.
+    With `mldsa_key`, that ML-DSA-44 key MUST have signed it too; with `policy`, its quorum of witnesses.
     """
     report = SelectionReport(str(folder), key_is_pinned=verifier_key is not None)
     pinned = None if verifier_key is None else VerifierKey.parse(verifier_key)
+    also = None if mldsa_key is None else MldsaKey.parse(mldsa_key)
     try:
-        _check(Folder(folder), pinned, policy, report)
+        _check(Folder(folder), pinned, also, policy, report)
     except _Damaged as damaged:
         report.damage = damaged.damage
     except FileRefused as refused:
@@ -94,17 +89,14 @@ def verify_selection(folder: Path, verifier_key: str | None = None, *, policy: P
     return report
 
 
-def _check(folder: Folder, pinned: VerifierKey | None, policy: Policy | None, report: SelectionReport) -> None:
+def _check(
+    folder: Folder, pinned: VerifierKey | None, also: MldsaKey | None, policy: Policy | None, report: SelectionReport
+) -> None:
     try:
         key = pinned or VerifierKey.parse(_read(folder, VERIFIER_KEY, MAX_KEY_BYTES).decode("ascii", "replace").strip())
-        note = _read(folder, CHECKPOINT, MAX_NOTE_BYTES)
-        checkpoint = open_checkpoint(note, key)
-        if policy is not None:
-            report.witnessed = check_witnesses(note, checkpoint, key, policy)
+        checkpoint = report.open(_read(folder, CHECKPOINT, MAX_NOTE_BYTES), key, also, policy)
     except CryptoError as error:
         raise _Damaged(f"{CHECKPOINT}: {error}", CHECKPOINT) from error
-    report.verifier_key, report.signature_checked = str(key), True
-    report.origin, report.size, report.root = checkpoint.origin, checkpoint.size, checkpoint.root
     kind = _format_of(_read(folder, MANIFEST, MAX_MANIFEST_BYTES))
     rows = FORMATS[kind]
     with ExitStack() as files:

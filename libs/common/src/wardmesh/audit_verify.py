@@ -109,18 +109,37 @@ class Report:
     def is_sound(self) -> bool:
         return self.damage is None
 
+    def open(self, note: bytes, key: VerifierKey, also: MldsaKey | None, policy: Policy | None) -> Checkpoint:
+        """Return the checkpoint of `note`, and note it here, only if all who are asked for have signed it.
+
+        These are the log's `key`, its ML-DSA-44 key if one is named, and the policy's quorum; else `CryptoError`.
+        """
+        checkpoint = open_checkpoint(note, key)
+        if also is not None:
+            check_signed(note, checkpoint, also)
+        witnessed = None if policy is None else check_witnesses(note, checkpoint, key, policy)
+        self.mldsa_checked, self.witnessed = also is not None, witnessed
+        self.verifier_key, self.signature_checked = str(key), True
+        self.origin, self.size, self.root = checkpoint.origin, checkpoint.size, checkpoint.root
+        return checkpoint
+
+    def signed_lines(self) -> Iterator[str]:
+        """Yield, for people, what was signed, and by whom; nothing where that could not be shown."""
+        if not self.signature_checked:
+            return
+        yield f"log        {self.origin}"
+        yield f"checkpoint {self.size} entries, root {base64_encode(self.root)}, signature good"
+        yield f"key        {self.verifier_key}"
+        if self.mldsa_checked:
+            yield "           and the ML-DSA-44 key has signed it too"
+        if self.witnessed is not None:
+            yield from witness_lines(self.witnessed)
+        if not self.key_is_pinned:
+            yield "           this key came with the export: compare it with one that you have from elsewhere"
+
     def lines(self) -> Iterator[str]:
         """Yield the report for people."""
-        if self.signature_checked:
-            yield f"log        {self.origin}"
-            yield f"checkpoint {self.size} entries, root {base64_encode(self.root)}, signature good"
-            yield f"key        {self.verifier_key}"
-            if self.mldsa_checked:
-                yield "           and the ML-DSA-44 key has signed it too"
-            if self.witnessed is not None:
-                yield from witness_lines(self.witnessed)
-            if not self.key_is_pinned:
-                yield "           this key came with the export: compare it with one that you have from elsewhere"
+        yield from self.signed_lines()
         if self.is_sound:
             copy = f", {self.lines_checked} lines of {ENTRIES}" if self.lines_checked == self.size else ""
             yield f"checked    {self.entries_checked} entries, {self.tiles_checked} tiles, the root{copy}"
@@ -246,16 +265,9 @@ class _Export:
         self.note = note
         key = pinned or self._own_key()
         try:
-            checkpoint = open_checkpoint(note, key)
-            if self.also is not None:
-                check_signed(note, checkpoint, self.also)
-                report.mldsa_checked = True
-            if self.policy is not None:
-                report.witnessed = check_witnesses(note, checkpoint, key, self.policy)
+            checkpoint = report.open(note, key, self.also, self.policy)
         except CryptoError as error:
             raise _Damaged(f"{CHECKPOINT}: {error}", CHECKPOINT) from error
-        report.verifier_key, report.signature_checked = str(key), True
-        report.origin, report.size, report.root = checkpoint.origin, checkpoint.size, checkpoint.root
         kept = self._kept(key)
         for name, old in kept.items():
             if old.size > checkpoint.size:

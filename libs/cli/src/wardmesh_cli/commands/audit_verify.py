@@ -117,11 +117,8 @@ def _verified(
     if is_selection(folder):
         if kept:
             raise UsageFailed("A part of a log cannot show that the log only grew.", "Leave out --since.")
-        if mldsa_key is not None:
-            # Never pass over a signature that somebody asked for.
-            raise UsageFailed("The ML-DSA-44 signature is checked of whole logs.", "Leave out --mldsa-key.")
         try:
-            return verify_selection(folder, key, policy=policy)
+            return verify_selection(folder, key, mldsa_key=mldsa_key, policy=policy)
         except ParquetUnavailable as error:
             raise CommandFailed(
                 "This export is Parquet.", "Install pyarrow: pip install 'wardmesh[parquet]'."
