@@ -79,7 +79,7 @@ class World:
         """Kill a process as a crash would, and start it again at once: without the pause that grows with each death."""
         runner = self.sealers if victim.startswith("sealer") else self.mesh
         runner.kill(victim)
-        self._restarts.append(asyncio.create_task(_start_again(runner, victim)))
+        self._restarts.append(asyncio.create_task(start_again(runner, victim)))
 
     async def all_back(self) -> None:
         restarts, self._restarts = self._restarts, []
@@ -97,7 +97,7 @@ class World:
                 await asyncio.sleep(RETRY_SECONDS)
 
 
-async def _start_again(runner: Supervisor | EmbeddedMesh, victim: str) -> None:
+async def start_again(runner: Supervisor | EmbeddedMesh, victim: str) -> None:
     for left in reversed(range(START_ATTEMPTS)):
         try:
             await runner.restart(victim)

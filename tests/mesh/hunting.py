@@ -125,8 +125,9 @@ async def write_rows(mesh: EmbeddedMesh, folder: Path) -> list[Path]:
 
 def keys_of(mesh: EmbeddedMesh, person: UserId) -> list[Secret]:
     """Return the keys that the audit service has for somebody, in all scopes."""
-    lines = (line for file in key_files(mesh) for line in file.read_bytes().splitlines())
-    said = [json.loads(line) for line in lines if person.encode() in line]
+    # A file has keys that were made at once, and a name for each.
+    lines = {line for file in key_files(mesh) for line in file.read_bytes().splitlines() if person.encode() in line}
+    said = [json.loads(line) for line in lines]
     return [Secret("key", each["scope"], bytes.fromhex(each["key"])) for each in said]
 
 

@@ -206,7 +206,31 @@ async def test_a_crash_at_any_step_is_gone_on_with_by_the_same_call(
         await again.erase(person)
 
 
-async def test_what_came_between_a_crash_and_the_next_call_is_erased_too(
+@pytest.mark.parametrize(("owner", "step"), [(KeyFolder, "destroy"), (ErasureRows, "add")])
+async def test_what_came_between_crashes_is_erased_and_counted_whatever_became_of_the_key(
+    world: World, monkeypatch: pytest.MonkeyPatch, owner: type, step: str
+) -> None:
+    """Twice: with the first key still there, or with another one each time."""
+    person = UserId.new()
+    await world.acts(person)
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+
+            async def broken(*_: object) -> None:
+                raise ServiceUnavailable("the machine is off")
+
+            patched.setattr(owner, step, broken)
+            with pytest.raises(ServiceUnavailable):
+                await world.erase(person)
+        await world.acts(person, count=2)
+    erased = await world.erase(person)
+    assert erased.entries == 3 + 2 + 2
+    assert await world.entries(actor=person) == []
+    assert await world.keys.begun(world.scope, person) is None
+    assert len((await world.erasing.erasures(world.owner.ask(contracts.ERASURES), ListErasures())).erasures) == 1
+
+
+async def test_who_comes_back_before_the_note_is_gone_is_erased_by_another_erasure(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     person = UserId.new()
@@ -216,13 +240,13 @@ async def test_what_came_between_a_crash_and_the_next_call_is_erased_too(
         async def broken(*_: object) -> None:
             raise ServiceUnavailable("the machine is off")
 
-        patched.setattr(ErasureRows, "add", broken)
+        patched.setattr(world.keys, "end", broken)
         with pytest.raises(ServiceUnavailable):
             await world.erase(person)
-    await world.acts(person, count=1)
-    await world.erase(person)
-    assert await world.entries(actor=person) == []
-    assert len((await world.erasing.erasures(world.owner.ask(contracts.ERASURES), ListErasures())).erasures) == 1
+    await world.acts(person, count=2)
+    assert (await world.erase(person)).entries == 2
+    erasures = (await world.erasing.erasures(world.owner.ask(contracts.ERASURES), ListErasures())).erasures
+    assert sorted(each.entries for each in erasures) == [2, 3]
 
 
 async def test_ones_own_entries_and_nobody_elses(world: World) -> None:

@@ -66,7 +66,7 @@ async def test_what_was_destroyed_is_gone_and_who_comes_again_has_another(keys: 
 async def test_an_erasure_is_remembered_until_it_ends(keys: SubjectKeys) -> None:
     person = UserId.new()
     assert await keys.begun(SCOPE, person) is None
-    erasure = PendingErasure(EventId.new(), 7)
+    erasure = PendingErasure(EventId.new(), 7, "of a key", 3)
     await keys.begin(SCOPE, person, erasure)
 
     assert await keys.begun(SCOPE, person) == erasure

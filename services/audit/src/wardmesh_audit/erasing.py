@@ -7,7 +7,7 @@ What always holds:
   other.
 - The note is beside the keys before the key is destroyed, and stays until the database knows. So after a crash between
   any two steps, the same call goes on with the same erasure, and nothing is left that names the person but what the
-  call itself brings.
+  call itself brings. It counts what was under the key that is gone, and what came under another one since.
 - The log, the row and the certificate name an erasure and nobody.
 - What was durable in the stream when the call came is sealed first, unless that takes longer than `SETTLE_SECONDS`:
   what is sealed later is under a new key, and may be erased by another call.
@@ -20,6 +20,7 @@ be signed; else whatever keeps the call from going on, and the call may be repea
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 from collections.abc import Callable
 from datetime import datetime
@@ -29,14 +30,17 @@ from wardmesh.audit_erasure import ErasureCertificate
 from wardmesh.contracts.audit import ERASED, AuditEvent, Erase, Erased, Erasure, Erasures, ListErasures, Outcome
 from wardmesh.contracts.operation import Category
 from wardmesh.errors import NothingToErase
-from wardmesh.ids import EventId, ServiceId
+from wardmesh.ids import EventId, Scope, ServiceId
 from wardmesh.server.context import Call
+from wardmesh_audit.openings import SubjectKey
 from wardmesh_audit.ports import Backlog, PendingErasure, PeopleStore, SubjectKeys
 from wardmesh_audit.proving import Prover
 from wardmesh_audit.signing import LogSigner
 
 SETTLE_SECONDS: Final = 4.0
 """Sealing takes milliseconds; longer, and something is in trouble that has nothing to do with the person."""
+_DOMAIN: Final = b"wardmesh/audit/erasing/v1"
+_MARK_BYTES: Final = 16
 _log = logging.getLogger(__name__)
 
 
@@ -74,12 +78,12 @@ class ErasingService:
             begun = await self._keys.begun(scope, subject)
             erasure = None if begun is None else await rows.find(begun.erasure_id)
             if erasure is None or key is not None:
-                if erasure is not None or begun is None:
-                    if key is None:
-                        raise NothingToErase
-                    # Also where one was ended but for its note: this one is about what came since.
-                    begun = PendingErasure(EventId.new(), await self._store.acts(scope, key.pseudonym))
-                await self._keys.begin(scope, subject, begun)
+                if erasure is not None:  # ended but for its note: this one is about what came since
+                    begun = None
+                if key is not None:
+                    begun = await self._begin(scope, key, begun)
+                elif begun is None:
+                    raise NothingToErase
                 await self._keys.destroy(scope, subject)
                 certificate = ErasureCertificate(
                     self._signer.origin(scope), begun.erasure_id, self._clock(), begun.entries, head.size, head.root
@@ -94,9 +98,25 @@ class ErasingService:
         await self._keys.end(scope, subject)
         return Erased(**dict(erasure), verifier_key=self._signer.verifier_key(scope))
 
+    async def _begin(self, scope: Scope, key: SubjectKey, begun: PendingErasure | None) -> PendingErasure:
+        """Note, durably, what is about to be erased: what this key is about, and all that was when it was begun."""
+        acts, mark = await self._store.acts(scope, key.pseudonym), _mark(key)
+        if begun is None:
+            pending = PendingErasure(EventId.new(), acts, mark)
+        else:
+            gone = begun.gone if begun.mark == mark else begun.entries
+            pending = PendingErasure(begun.erasure_id, gone + acts, mark, gone)
+        await self._keys.begin(scope, key.subject, pending)
+        return pending
+
     async def erasures(self, call: Call, request: ListErasures) -> Erasures:
         """Return the scope's erasures."""
         return Erasures(erasures=tuple(await self._store.erasures(call.tenant, request.limit)))
+
+
+def _mark(key: SubjectKey) -> str:
+    """Return what tells a key from the next one, and nothing of it to whoever reads the note."""
+    return hmac.digest(key.secret, _DOMAIN, "sha256")[:_MARK_BYTES].hex()
 
 
 def _told(erasure: Erasure) -> AuditEvent:

@@ -263,6 +263,10 @@ class PendingErasure:
 
     erasure_id: EventId
     entries: int
+    mark: str = ""
+    """Of the key that is destroyed next."""
+    gone: int = 0
+    """Those of the entries that were under keys which had been destroyed before."""
 
 
 class SubjectKeys(Protocol):

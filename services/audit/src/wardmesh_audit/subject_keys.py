@@ -33,6 +33,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 
@@ -123,7 +124,7 @@ class KeyFolder:
         return await self._off_the_loop(lambda: self._begun(scope, subject))
 
     async def begin(self, scope: Scope, subject: UserId, erasure: PendingErasure) -> None:
-        said = json.dumps({"erasure_id": erasure.erasure_id, "entries": erasure.entries}).encode()
+        said = json.dumps(asdict(erasure)).encode()
         await self._off_the_loop(lambda: write_private(self._path((_ERASURES, scope, subject)), said))
 
     async def destroy(self, scope: Scope, subject: UserId) -> None:
@@ -242,7 +243,12 @@ class KeyFolder:
             return None
         try:
             said = json.loads(content)
-            return PendingErasure(EventId.parse(said["erasure_id"]), int(said["entries"]))
+            return PendingErasure(
+                EventId.parse(said["erasure_id"]),
+                int(said["entries"]),
+                str(said.get("mark", "")),
+                int(said.get("gone", 0)),
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise KeysDamaged from error
 
