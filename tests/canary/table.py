@@ -49,6 +49,8 @@ SECRET_FIELDS: Final[Mapping[str, str]] = {
     "CreateSource.signing_secret": "signing secret",
     "AddForwarder.secret": "forwarder's secret",
     "AddForwarder.url": "forwarder's secret",
+    "EditForwarder.secret": "forwarder's secret",
+    "EditForwarder.url": "forwarder's secret",
 }
 
 HIDDEN_BUT_STORED: Final[Mapping[str, str]] = {

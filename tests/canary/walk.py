@@ -273,5 +273,8 @@ async def _audit(home: Mesh, pouch: Pouch) -> None:
     assert (await home.audit.probe_forwarder(name="siem")).error == "not_public"
     await home.audit.add_forwarder(name="gone", url=f"https://localhost/{path}", secret=secret, secret_header="X-Key")
     await home.audit.remove_forwarder(name="gone")
+    secret = pouch.core("forwarder's secret", "audit.edit_forwarder")
+    path = pouch.core("forwarder's secret", "audit.edit_forwarder (path)")
+    await home.audit.edit_forwarder(name="siem", url=f"https://localhost/in?key={path}", secret=secret)
     await home.audit.pause_forwarder(name="siem")
     await home.audit.resume_forwarder(name="siem")

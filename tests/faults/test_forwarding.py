@@ -1,4 +1,7 @@
-"""Forwarding under kill -9: two replicas that die at any moment, an endpoint that fails, lies or is slow meanwhile."""
+"""Forwarding under kill -9: two replicas that die at any moment, an endpoint that fails, lies or is slow meanwhile.
+
+Forwarders are changed in the middle of it, too.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,21 @@ from services.audit.tests.fake_log import Person, candidates, event, make_person
 from services.audit.tests.siem import Siem, Taken, siem
 from starlette.responses import Response
 
-from wardmesh.contracts.audit import ADD_FORWARDER, AuditEvent, Filter, ForwardFormat
+from wardmesh.contracts.audit import (
+    ADD_FORWARDER,
+    EDIT_FORWARDER,
+    AuditEvent,
+    EditForwarder,
+    Filter,
+    ForwardFormat,
+)
 from wardmesh.contracts.operation import Level
 from wardmesh.ids import Scope
 from wardmesh.server.database import Connection, Database
 from wardmesh.server.migrate import migrate, migrations_of
 from wardmesh.server.settings import read_key
 from wardmesh_audit.forward_vault import ForwardVault, Hidden
+from wardmesh_audit.forwarders import changed_forwarder
 from wardmesh_audit.ports_forwarding import NewForwarder
 from wardmesh_audit.store import PostgresStore
 from wardmesh_audit.store_forwarding import PostgresForwarding
@@ -94,6 +105,15 @@ async def add_forwarder(servers: EmbeddedMesh, database: Database, person: Perso
     await PostgresForwarding(database, NoOutbox()).add(person.ask(ADD_FORWARDER), new)
 
 
+async def edit_forwarder(servers: EmbeddedMesh, database: Database, person: Person) -> None:
+    """Change something that lets the endpoint see the same as before: whoever is at it is at it no more."""
+    vault = ForwardVault(read_key(servers.layout.identities.kek_file("audit")))
+    request = EditForwarder(name="siem", secret=SECRET)
+    await PostgresForwarding(database, NoOutbox()).edit(
+        person.ask(EDIT_FORWARDER), "siem", lambda stored: changed_forwarder(stored, request, None, vault)
+    )
+
+
 async def test_replicas_that_are_killed_between_delivery_and_cursor_miss_nothing(
     servers: EmbeddedMesh, tmp_path: Path, seed: int, at_length: bool
 ) -> None:
@@ -139,6 +159,8 @@ async def test_replicas_that_are_killed_between_delivery_and_cursor_miss_nothing
                 await asyncio.sleep(rng.uniform(0.5, 2.0))
                 for person in people:
                     await seal(person.scope, rng.randint(1, 40))
+                    if rng.random() < 0.5:
+                        await edit_forwarder(servers, database, person)
                 rng.choice(replicas).kill()
             await all_arrive(endpoint, sizes, replicas, database)
         finally:

@@ -81,6 +81,7 @@ class World:
     prunings: list[audit.Pruning] = field(default_factory=list)
     forwarders: dict[str, audit.Forwarder] = field(default_factory=dict)
     asked_to_forward: list[audit.AddForwarder] = field(default_factory=list)
+    asked_to_edit: list[audit.EditForwarder] = field(default_factory=list)
     probed: audit.ForwarderProbe = field(default_factory=audit.ForwarderProbe)
     connections: list[dict[str, Any]] = field(default_factory=list)
     failures: dict[str, WardmeshError] = field(default_factory=dict)
@@ -468,6 +469,21 @@ class FakeAudit:
         )  # fmt: skip
         self._world.forwarders[asked.name] = added
         return added
+
+    async def edit_forwarder(self, **fields: Any) -> audit.Forwarder:
+        try:
+            asked = audit.EditForwarder(**fields)
+        except ValidationError as error:
+            raise invalid_request(error) from None
+        if asked.name not in self._world.forwarders:
+            raise NotFound
+        self._world.asked_to_edit.append(asked)
+        given = {"format": asked.format, "filter": asked.filter}
+        if asked.url is not None:
+            given["address"] = audit.parse_address(asked.url).origin
+        changed = {name: value for name, value in given.items() if value is not None}
+        self._world.forwarders[asked.name] = self._world.forwarders[asked.name].model_copy(update=changed)
+        return self._world.forwarders[asked.name]
 
     async def list_forwarders(self) -> audit.Forwarders:
         return audit.Forwarders(forwarders=tuple(each for _, each in sorted(self._world.forwarders.items())))

@@ -32,6 +32,39 @@ def test_what_is_added_goes_on_from_where_it_was_told(wardmesh: Shell, world: Wo
     assert "hidden-path" not in shown
 
 
+def test_what_is_named_is_changed_and_nothing_else(wardmesh: Shell, world: World, tmp_path: Path) -> None:
+    wardmesh("audit", "forward", "add", "siem", URL, "--start", "7", "--category", "authentication")
+    ran = wardmesh("audit", "forward", "edit", "siem", "--format", "entry")
+    assert ran.out == "siem: ok, to https://siem.example:443, from entry 7 on\n"
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret\n")
+    asks = "--to", "https://other.example/hidden-path", "--secret-file", str(secret), "--header", "X-Key"
+    ran = wardmesh("audit", "forward", "edit", "siem", *asks, "--outcome", "refused")
+    assert ran.out == "siem: ok, to https://other.example:443, from entry 7 on\n"
+    assert "s3cret" not in ran.out + ran.err
+    assert "hidden-path" not in ran.out + ran.err
+    wardmesh("audit", "forward", "edit", "siem", "--everything", "--no-secret")
+    assert [each.model_dump(exclude_defaults=True, exclude={"name"}) for each in world.asked_to_edit] == [
+        {"format": ForwardFormat.ENTRY},
+        {"url": asks[1], "secret": "s3cret", "secret_header": "X-Key", "filter": {"outcome": Outcome.REFUSED}},
+        {"without_secret": True, "filter": {}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [((), "nothing is named"), (("--everything", "--action", "a.b"), "contradict"), (("--to", "http://x"), "https://host"),
+     (("--header", "X-Key"), "there is none"), (("--action", ""), "cannot be searched")],
+)  # fmt: skip
+def test_a_change_that_is_none_is_refused_before_it_is_sent(
+    wardmesh: Shell, world: World, asked: tuple[str, ...], said: str
+) -> None:
+    wardmesh("audit", "forward", "add", "siem", URL)
+    ran = wardmesh("audit", "forward", "edit", "siem", *asked)
+    assert (ran.status, said in ran.err) == (2, True), ran.err
+    assert world.asked_to_edit == []
+
+
 @pytest.mark.parametrize("url", ["http://siem.example/", "siem.example", "https://user:pw@siem.example/"])
 def test_an_address_that_is_none_is_refused_before_it_is_sent(wardmesh: Shell, world: World, url: str) -> None:
     assert wardmesh("audit", "forward", "add", "siem", url).status != 0
@@ -56,6 +89,7 @@ def test_one_is_paused_resumed_and_removed(wardmesh: Shell, world: World) -> Non
     assert "siem: stopped" in wardmesh("audit", "forward", "pause", "siem").out
     assert wardmesh("audit", "forward", "resume", "siem", "--json").json["state"] == "ok"
     assert wardmesh("audit", "forward", "pause", "nobody").status == 1
+    assert wardmesh("audit", "forward", "edit", "nobody", "--no-secret").status == 1
     assert wardmesh("audit", "forward", "remove", "siem").out == "nothing is sent on to siem any more\n"
     assert world.forwarders == {}
 

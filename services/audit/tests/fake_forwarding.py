@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -18,7 +18,14 @@ from wardmesh.ids import Scope
 from wardmesh.server.context import Call
 from wardmesh_audit.batches import Batch
 from wardmesh_audit.errors import ForwarderExists, NoSuchForwarder, TooManyForwarders
-from wardmesh_audit.ports_forwarding import Leased, NewForwarder, NotDelivered, StoredForwarder, Target
+from wardmesh_audit.ports_forwarding import (
+    ChangedForwarder,
+    Leased,
+    NewForwarder,
+    NotDelivered,
+    StoredForwarder,
+    Target,
+)
 
 
 @dataclass
@@ -56,6 +63,18 @@ class FakeForwarding(Failing):
 
     async def forwarders(self, call: Call) -> Sequence[StoredForwarder]:
         return [row.stored for _, row in sorted(self.rows[call.caller.scope].items())]
+
+    async def edit(
+        self, call: Call, name: str, change: Callable[[StoredForwarder], ChangedForwarder]
+    ) -> StoredForwarder:
+        row = self.rows[call.caller.scope].get(name)
+        if row is None:
+            raise NoSuchForwarder
+        changed = change(row.stored)
+        kept = {each.name: getattr(changed, each.name) for each in fields(changed)}
+        row.stored = replace(row.stored, incarnation=uuid4(), **kept)
+        row.lease, row.attempt_at = None, self._clock()
+        return row.stored
 
     async def remove(self, call: Call, name: str) -> bool:
         return self.rows[call.caller.scope].pop(name, None) is not None
@@ -137,6 +156,8 @@ class FakeSender:
     taken: list[Batch] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     before_answer: Callable[[Batch], object] = lambda _batch: None
+    meanwhile: Callable[[Batch], Awaitable[None]] | None = None
+    """Awaited while a batch is on its way; may raise `NotDelivered`."""
 
     @asynccontextmanager
     async def open(self, target: Target) -> AsyncIterator[FakeSender]:
@@ -146,6 +167,8 @@ class FakeSender:
     async def send(self, batch: Batch) -> None:
         self.before_answer(batch)
         await asyncio.sleep(0)
+        if self.meanwhile is not None:
+            await self.meanwhile(batch)
         answer = self.answers.pop(0) if self.answers else None
         if answer is not None:
             raise answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 
 import asyncpg
@@ -15,6 +15,7 @@ from keeper import Outbox
 
 from wardmesh.contracts.audit import (
     ADD_FORWARDER,
+    EDIT_FORWARDER,
     LIST_FORWARDERS,
     MAX_FORWARDERS,
     PAUSE_FORWARDER,
@@ -25,11 +26,13 @@ from wardmesh.contracts.audit import (
     ForwardFormat,
 )
 from wardmesh.contracts.operation import Category, Level
+from wardmesh.errors import InvalidRequest
 from wardmesh.ids import OrgId, Scope
 from wardmesh.server.database import Database
 from wardmesh.server.database_errors import DatabaseRefused
+from wardmesh_audit.behalf import the_log
 from wardmesh_audit.errors import ForwarderExists, NoSuchForwarder, TooManyForwarders
-from wardmesh_audit.ports_forwarding import Leased, NewForwarder, StoredForwarder
+from wardmesh_audit.ports_forwarding import ChangedForwarder, Leased, NewForwarder, StoredForwarder
 from wardmesh_audit.store import PostgresStore
 from wardmesh_audit.store_forwarding import PostgresForwarding
 
@@ -220,6 +223,75 @@ async def test_a_failure_waits_is_told_of_once_and_is_over_with_a_success(world:
     assert len(await world.lease(admin.scope)) == 1, "whoever resumes it does not wait"
 
 
+async def test_one_that_is_changed_keeps_its_place_and_is_nobodys_any_more(world: World, admin: Person) -> None:
+    added = await world.add(admin, next_start=1)
+    await world.seal(admin.scope, 5)
+    (leased,) = await world.lease(admin.scope)
+    await world.store.advance(leased, 3, delivered=True, seconds=60, well=WELL)
+    changed = ChangedForwarder(
+        "https://other.example:443", ForwardFormat.ENTRY, "X-Key", False, b"sealed anew", Filter(text="word")
+    )
+    seen: list[StoredForwarder] = []
+
+    def change(before: StoredForwarder) -> ChangedForwarder:
+        seen.append(before)
+        return changed
+
+    stored = await world.store.edit(admin.ask(EDIT_FORWARDER), "siem", change)
+    (before,) = seen
+    assert (before.next_start, before.address, before.sealed) == (3, added.address, added.sealed)
+    assert {each.name: getattr(stored, each.name) for each in fields(changed)} == asdict(changed) | {
+        "filter": changed.filter
+    }
+    assert (stored.next_start, stored.created_at, stored.delivered_at) == (3, added.created_at, before.delivered_at)
+    assert await world.list(admin) == [stored]
+
+    assert not await world.store.advance(leased, 5, delivered=True, seconds=60, well=WELL)
+    await world.store.failed(leased, "timed_out", pause_seconds=60, told_after=1, event=FAILING)
+    await world.store.release(leased)
+    assert await world.list(admin) == [stored]
+    assert world.told(admin.scope) == []
+    (again,) = await world.lease(admin.scope)
+    assert again.forwarder == stored
+
+
+async def test_a_change_that_is_refused_changes_nothing(world: World, admin: Person) -> None:
+    added = await world.add(admin)
+    await world.seal(admin.scope, 1)
+    (leased,) = await world.lease(admin.scope)
+
+    def refuses(_: StoredForwarder) -> ChangedForwarder:
+        raise InvalidRequest
+
+    with pytest.raises(InvalidRequest):
+        await world.store.edit(admin.ask(EDIT_FORWARDER), "siem", refuses)
+    with pytest.raises(NoSuchForwarder):
+        await world.store.edit(admin.ask(EDIT_FORWARDER), "nobody", refuses)
+    assert await world.list(admin) == [added]
+    assert await world.store.advance(leased, 1, delivered=True, seconds=60, well=WELL)
+
+
+async def test_a_failing_one_does_not_wait_once_it_is_changed_and_is_well_after_a_success(
+    world: World, admin: Person
+) -> None:
+    await world.add(admin)
+    await world.seal(admin.scope, 1)
+    (leased,) = await world.lease(admin.scope)
+    await world.store.failed(leased, "http_503", pause_seconds=300, told_after=1, event=FAILING)
+    assert await world.lease(admin.scope) == []
+    stored = await world.store.edit(admin.ask(EDIT_FORWARDER), "siem", same)
+    assert (stored.failures, stored.last_error) == (1, "http_503"), "it is not known to be well"
+    (leased,) = await world.lease(admin.scope)
+    await world.store.advance(leased, 1, delivered=True, seconds=60, well=WELL)
+    assert [each.action for each in world.told(admin.scope)] == [FAILING.action, WELL.action]
+
+
+def same(stored: StoredForwarder) -> ChangedForwarder:
+    return ChangedForwarder(
+        stored.address, stored.format, stored.secret_header, stored.has_secret, stored.sealed, stored.filter
+    )
+
+
 class TestInPostgreSQL:
     """What the database holds whatever the service does."""
 
@@ -231,18 +303,46 @@ class TestInPostgreSQL:
             await world.add(operator, "mine")
         assert not await world.store.remove(operator.ask(REMOVE_FORWARDER), "siem")
         with pytest.raises(NoSuchForwarder):
+            await world.store.edit(operator.ask(EDIT_FORWARDER), "siem", same)
+        with pytest.raises(NoSuchForwarder):
             await world.store.set_paused(operator.ask(PAUSE_FORWARDER), "siem", paused=True)
         rival = make_person(level=Level.OWNER)
         assert not await world.store.remove(rival.ask(REMOVE_FORWARDER), "siem")
         assert len(await world.list(admin)) == 1
         assert await world.list(make_person(admin.scope, Level.MEMBER)) == []
 
-    async def test_where_it_sends_to_cannot_be_changed(self, database: Database, admin: Person) -> None:
+    async def test_what_it_is_changes_by_the_right_to_forward_alone_and_as_a_whole(
+        self, database: Database, admin: Person
+    ) -> None:
+        """Whatever is asked, by whoever moves cursors, and with the incarnation that leases go by."""
         await World(PostgresStore(database), PostgresForwarding(database, Outbox()), None).add(admin)
-        for column, value in (("address", "'https://evil'"), ("sealed", "'x'"), ("filter", "'{}'"), ("name", "'x'")):
+        whole = "incarnation = gen_random_uuid()"
+        changes = ["address = 'https://evil'", "sealed = 'x'", "filter = '{}'", "format = 'entry'", whole]
+        refused = [(the_log(admin.scope), f"{each}, {whole}".removeprefix(f"{whole}, ")) for each in changes]
+        refused += [(admin.ask(EDIT_FORWARDER).tenant, each) for each in changes[:-1]]
+        refused += [
+            (admin.ask(EDIT_FORWARDER).tenant, f"{whole}, {also}")
+            for also in ("next_index = 9", "lease = gen_random_uuid(), leased_until = now()", "name = 'x'")
+        ]
+        for tenant, change in refused:
             with pytest.raises(DatabaseRefused):
-                async with database.transaction(admin.ask(ADD_FORWARDER).tenant) as connection:
-                    await connection.execute(f"update audit.forwarders set {column} = {value}")  # noqa: S608
+                async with database.transaction(tenant) as connection:
+                    await connection.execute(f"update audit.forwarders set {change}")  # noqa: S608
+        async with database.transaction(admin.ask(EDIT_FORWARDER).tenant) as connection:
+            assert await connection.execute(f"update audit.forwarders set format = 'entry', {whole}") == "UPDATE 1"  # noqa: S608
+
+    async def test_two_that_change_one_at_once_change_it_one_after_the_other(
+        self, database: Database, admin: Person
+    ) -> None:
+        store = PostgresForwarding(database, Outbox())
+        await World(PostgresStore(database), store, None).add(admin)
+
+        def longer(stored: StoredForwarder) -> ChangedForwarder:
+            return replace(same(stored), address=f"{stored.address}0")
+
+        await asyncio.gather(*(store.edit(admin.ask(EDIT_FORWARDER), "siem", longer) for _ in range(5)))
+        (stored,) = await store.forwarders(admin.ask(LIST_FORWARDERS))
+        assert stored.address == "https://siem.example:443" + 5 * "0"
 
     async def test_a_row_that_cannot_be_read_keeps_nobody_waiting(
         self, database: Database, superuser: asyncpg.Connection[asyncpg.Record]
@@ -253,7 +353,9 @@ class TestInPostgreSQL:
             await world.add(person)
             await world.seal(person.scope, 1)
         change = """update audit.forwarders set filter = '{"of a newer version": 1}' where scope_id = $1"""
+        await superuser.execute("set session_replication_role = replica")  # no triggers
         await superuser.execute(change, broken.scope)
+        await superuser.execute("reset session_replication_role")
         found = {each.forwarder.scope for each in await world.store.lease(64, 60.0)}
         assert sound.scope in found
         assert broken.scope not in found

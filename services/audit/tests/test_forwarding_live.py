@@ -18,6 +18,7 @@ from test_app import connected, somebody
 from wardmesh.contracts import audit as contracts
 from wardmesh.contracts.audit import (
     AddForwarder,
+    EditForwarder,
     Filter,
     Forwarder,
     ForwarderProbe,
@@ -104,9 +105,15 @@ async def test_from_the_gates_to_the_siem(
     name = NamedForwarder(name="siem")
     answers: list[str] = []
     async with service(servers, endpoint):
-        for contract in (contracts.ADD_FORWARDER, contracts.REMOVE_FORWARDER, contracts.PROBE_FORWARDER):
+        edited = EditForwarder(name="siem", url=endpoint.url(f"{PATH}2"), secret=f"{SECRET}2")
+        for contract, request in (
+            (contracts.ADD_FORWARDER, asked),
+            (contracts.EDIT_FORWARDER, edited),
+            (contracts.REMOVE_FORWARDER, name),
+            (contracts.PROBE_FORWARDER, name),
+        ):
             with pytest.raises(PermissionDenied):
-                await operator.ask(contract, asked if contract is contracts.ADD_FORWARDER else name, Empty)
+                await operator.ask(contract, request, Empty)
         added = await admin.ask(contracts.ADD_FORWARDER, asked, Forwarder)
         await seal(database, admin.scope, 3)
         await seal(database, admin.scope, 2, outcome=Outcome.REFUSED)
@@ -115,6 +122,16 @@ async def test_from_the_gates_to_the_siem(
         assert {taken.headers["authorization"] for taken in endpoint.requests} == {f"Bearer {SECRET}"}
         assert {taken.path for taken in endpoint.requests} == {PATH}
         assert endpoint.indexes == sorted(set(endpoint.indexes)), "in order, and no repetition where nothing failed"
+
+        changed = await admin.ask(contracts.EDIT_FORWARDER, edited, Forwarder)
+        answers.append(changed.model_dump_json())
+        endpoint.requests.clear()
+        await seal(database, admin.scope, 1, outcome=Outcome.REFUSED)
+        await endpoint.until(lambda it: bool(it.requests))
+        assert {(taken.headers["authorization"], taken.path) for taken in endpoint.requests} == {
+            (f"Bearer {SECRET}2", f"{PATH}2")
+        }
+        assert min(endpoint.indexes) >= changed.next_start, "it goes on where it was"
 
         tested = await admin.ask(contracts.PROBE_FORWARDER, name, ForwarderProbe)
         assert (tested.index, tested.error) == (max(endpoint.indexes), None)
@@ -144,7 +161,7 @@ async def test_from_the_gates_to_the_siem(
         assert SECRET not in said
         assert "a-path" not in said
     actions = "".join(row["leaf"] for row in rows)
-    for action in ("add", "pause", "resume", "remove", "probe"):
+    for action in ("add", "edit", "pause", "resume", "remove", "probe"):
         assert f"audit_forwarder.{action}" in actions
 
 

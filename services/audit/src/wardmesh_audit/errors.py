@@ -17,15 +17,15 @@
     └── NotWitnessed        the policy asks for more cosignatures than could be had
     NotFound
     ├── NotAWitness · UnknownLog   this mesh cosigns no logs, or not that one
+    ├── NoSuchHold          a legal hold was to be lifted that was never placed
     ├── NoSuchForwarder     none of this scope has that name
     ├── NoSuchEntry         a proof was asked for an entry or a size that the log does not have
     └── NoSuchTile          the log has no tile or bundle of that path, or not as wide a one yet
     Conflict
     ├── ForwarderExists     one of this scope has that name already
+    ├── SecretUnusable      what one hides does not open
     ├── TooManyForwarders   the scope has as many as it may
-    └── TooManyPositions    a principal has saved as many positions as it may
-    └── NoSuchHold          a legal hold was to be lifted that was never placed
-    Conflict
+    ├── TooManyPositions    a principal has saved as many positions as it may
     └── TooManyHolds        the scope has as many legal holds in force as it can
 
 What always holds: no text contains anything of an event; an index and a size say where to look.
@@ -183,7 +183,13 @@ class NoSuchForwarder(NotFound):
 class ForwarderExists(Conflict):
     """A forwarder of this scope has that name already."""
 
-    advice = "Choose another name, or remove that one first: what it sends to cannot be changed."
+    advice = "Choose another name, or change that one."
+
+
+class SecretUnusable(Conflict):
+    """What a forwarder hides does not open: the service's key is not the one that it was sealed with."""
+
+    advice = "Give its address and its secret anew."
 
 
 class TooManyForwarders(Conflict):

@@ -1,8 +1,9 @@
 """What callers decide about forwarding: what is sent on, where to, and that it stops. (What follows: `forwarding`.)
 
-What always holds: the address's path and the secret are sealed before they are stored, and are in no answer. A filter
-names users by pseudonyms where it is stored. A change and the entry that tells of it are committed together. A
-forwarder is its scope's: whoever added it may be gone.
+What always holds: the address's path and the secret are sealed before they are stored, and are in no answer. A secret
+goes to the address that it was given for and to no other: who may change an address must not get to see what goes
+there. A filter names users by pseudonyms where it is stored. A change and the entry that tells of it are committed
+together. A forwarder is its scope's: whoever added it may be gone.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import asyncio
 from typing import Final
 
 from wardmesh.contracts.audit import (
+    HTTPS,
     PROBE_SECONDS,
     AddForwarder,
+    EditForwarder,
+    Filter,
     Forwarder,
     ForwarderProbe,
     Forwarders,
@@ -21,14 +25,23 @@ from wardmesh.contracts.audit import (
     parse_address,
 )
 from wardmesh.contracts.operation import Empty
-from wardmesh.errors import RateLimited
+from wardmesh.crypto.errors import Undecryptable
+from wardmesh.errors import InvalidRequest, RateLimited
 from wardmesh.server.context import Call
+from wardmesh.violations import Violation
 from wardmesh_audit.batches import Batch
 from wardmesh_audit.behalf import scope_of
-from wardmesh_audit.errors import NoSuchForwarder
+from wardmesh_audit.errors import NoSuchForwarder, SecretUnusable
 from wardmesh_audit.forward_vault import ForwardVault, Hidden
 from wardmesh_audit.forwarding import target_of
-from wardmesh_audit.ports_forwarding import ForwarderStore, NewForwarder, NotDelivered, Sender, StoredForwarder
+from wardmesh_audit.ports_forwarding import (
+    ChangedForwarder,
+    ForwarderStore,
+    NewForwarder,
+    NotDelivered,
+    Sender,
+    StoredForwarder,
+)
 from wardmesh_audit.reading import ReadingService
 from wardmesh_audit.subjects import Subjects
 
@@ -85,6 +98,20 @@ class ForwarderService:
         return Forwarders(
             forwarders=tuple([await self._shown(each, size) for each in await self._store.forwarders(call)])
         )
+
+    async def edit(self, call: Call, request: EditForwarder) -> Forwarder:
+        """Change one. A batch that is on its way at this moment still arrives where it was sent to, and then again."""
+        scope = scope_of(call.tenant)
+        size = await self._reading.size(call.tenant)
+        query = None if request.filter is None else await self._subjects.concealed(scope, request.filter)
+
+        def change(stored: StoredForwarder) -> ChangedForwarder:
+            changed = changed_forwarder(stored, request, query, self._vault)
+            call.note(changed=[*request.model_dump(exclude_defaults=True, exclude={"name"})])
+            call.note(address=changed.address, address_before=stored.address, start=stored.next_start)
+            return changed
+
+        return await self._shown(await self._store.edit(call, request.name, change), size)
 
     async def remove(self, call: Call, request: NamedForwarder) -> Empty:
         """End one. A batch that is on its way at this moment still arrives."""
@@ -147,3 +174,44 @@ class ForwarderService:
             delivered_at=stored.delivered_at,
             created_at=stored.created_at,
         )
+
+
+def changed_forwarder(
+    stored: StoredForwarder, request: EditForwarder, query: Filter | None, vault: ForwardVault
+) -> ChangedForwarder:
+    """Return what a forwarder is after a change; `query` is the new filter, as it is kept.
+
+    Raise `InvalidRequest` for a secret that would follow to another address, or that has no place at this one;
+    `SecretUnusable` where what stays hidden does not open.
+    """
+    place = None if request.url is None else parse_address(request.url)
+    address = stored.address if place is None else place.origin
+    header, has_secret, sealed = stored.secret_header, stored.has_secret, stored.sealed
+    if place is not None and has_secret and request.secret is None and not request.without_secret:
+        raise _refused("secret", "it does not follow to another address: give it again, or leave it behind")
+    if request.secret is not None and parse_address(address).scheme != HTTPS:
+        raise _refused("secret", "syslog has no place for a secret")
+    if place is not None or request.secret is not None or request.without_secret:
+        path = _opened(stored, vault).path if place is None else place.path
+        has_secret = request.secret is not None
+        header = request.secret_header or header if has_secret else None
+        sealed = vault.seal(stored.scope, stored.name, address, header, Hidden(path, request.secret))
+    return ChangedForwarder(
+        address=address,
+        format=request.format or stored.format,
+        secret_header=header,
+        has_secret=has_secret,
+        sealed=sealed,
+        filter=stored.filter if query is None else query,
+    )
+
+
+def _opened(stored: StoredForwarder, vault: ForwardVault) -> Hidden:
+    try:
+        return vault.open(stored.scope, stored.name, stored.address, stored.secret_header, stored.sealed)
+    except Undecryptable:
+        raise SecretUnusable from None
+
+
+def _refused(field: str, message: str) -> InvalidRequest:
+    return InvalidRequest(violations=(Violation(pointer=f"/{field}", message=message),))

@@ -59,6 +59,7 @@ def bind_witness(operations: Operations, witness: WitnessService, witnesses: Wit
 def bind_forwarders(operations: Operations, forwarders: ForwarderService) -> None:
     operations.bind(contracts.ADD_FORWARDER, forwarders.add)
     operations.bind(contracts.LIST_FORWARDERS, forwarders.list)
+    operations.bind(contracts.EDIT_FORWARDER, forwarders.edit)
     operations.bind(contracts.REMOVE_FORWARDER, forwarders.remove)
     operations.bind(contracts.PAUSE_FORWARDER, forwarders.pause)
     operations.bind(contracts.RESUME_FORWARDER, forwarders.resume)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,6 +28,18 @@ class NewForwarder:
     sealed: bytes = field(repr=False)
     filter: Filter
     next_start: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedForwarder:
+    """What of a forwarder is kept from now on; its name and its place are what they were."""
+
+    address: str
+    format: ForwardFormat
+    secret_header: str | None
+    has_secret: bool
+    sealed: bytes = field(repr=False)
+    filter: Filter
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +80,15 @@ class ForwarderStore(Protocol):
 
     async def forwarders(self, call: Call) -> Sequence[StoredForwarder]:
         """Return the scope's, by name."""
+
+    async def edit(
+        self, call: Call, name: str, change: Callable[[StoredForwarder], ChangedForwarder]
+    ) -> StoredForwarder:
+        """Change one, and let it go on at once; raise `NoSuchForwarder`, and what `change` raises.
+
+        Nobody else MUST be able to change it in between. Who is at it MUST NOT be able to move its cursor afterwards,
+        or to say that it failed: what was sent, was sent as it was before.
+        """
 
     async def remove(self, call: Call, name: str) -> bool:
         """Forget one; tell whether it was there. Who is at it MUST NOT be able to move its cursor afterwards."""

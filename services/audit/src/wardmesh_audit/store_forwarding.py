@@ -10,7 +10,7 @@ On failure: the errors of `wardmesh.server.database_errors`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 from uuid import uuid4
 
@@ -22,7 +22,7 @@ from wardmesh.server.context import AuditOutbox, Call
 from wardmesh.server.database import Database
 from wardmesh_audit.behalf import the_log
 from wardmesh_audit.errors import ForwarderExists, NoSuchForwarder, TooManyForwarders
-from wardmesh_audit.ports_forwarding import Leased, NewForwarder, StoredForwarder
+from wardmesh_audit.ports_forwarding import ChangedForwarder, Leased, NewForwarder, StoredForwarder
 
 _log = logging.getLogger(__name__)
 _COLUMNS: Final = (
@@ -35,6 +35,14 @@ _ADD: Final = f"""
     values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing returning {_COLUMNS}
 """  # noqa: S608
 _ONE_AT_A_TIME: Final = "select pg_advisory_xact_lock(hashtextextended('audit.forwarders.' || app.scope_id(), 0))"
+_FOR_A_CHANGE: Final = f"select {_COLUMNS} from audit.forwarders where name = $1 for update"  # noqa: S608
+# Another incarnation: a batch that is on its way was for what it was before, and must say nothing of what it is now.
+_EDIT: Final = f"""
+    update audit.forwarders
+       set address = $2, format = $3, secret_header = $4, has_secret = $5, sealed = $6, filter = $7,
+           incarnation = gen_random_uuid(), lease = null, leased_until = null, attempt_at = now()
+     where name = $1 returning {_COLUMNS}
+"""  # noqa: S608
 _REMOVE: Final = "delete from audit.forwarders where name = $1 returning true"
 # Going on means at once. Whoever is at a paused one still moves its cursor over what was taken, and then leaves it.
 _PAUSE: Final = f"""
@@ -81,7 +89,7 @@ class PostgresForwarding:
                 new.secret_header,
                 new.has_secret,
                 new.sealed,
-                new.filter.model_dump(mode="json", exclude_none=True),
+                _document(new.filter),
                 new.next_start,
             )
             if row is None:
@@ -93,6 +101,27 @@ class PostgresForwarding:
     async def forwarders(self, call: Call) -> Sequence[StoredForwarder]:
         async with call.transaction(self._database, read_only=True) as connection:
             return [_stored(row) for row in await connection.fetch(_LIST)]
+
+    async def edit(
+        self, call: Call, name: str, change: Callable[[StoredForwarder], ChangedForwarder]
+    ) -> StoredForwarder:
+        async with call.transaction(self._database) as connection:
+            row = await connection.fetchrow(_FOR_A_CHANGE, name)
+            if row is None:
+                raise NoSuchForwarder
+            changed = change(_stored(row))
+            row = await connection.fetchrow(
+                _EDIT,
+                name,
+                changed.address,
+                changed.format,
+                changed.secret_header,
+                changed.has_secret,
+                changed.sealed,
+                _document(changed.filter),
+            )
+            assert row is not None  # noqa: S101 - it is locked
+        return _stored(row)
 
     async def remove(self, call: Call, name: str) -> bool:
         async with call.transaction(self._database) as connection:
@@ -152,6 +181,10 @@ class PostgresForwarding:
         async with self._database.transaction(the_log(leased.forwarder.scope)) as connection:
             connection.may_be_forgotten()  # it runs out by itself
             await connection.execute(_RELEASE, *_ours(leased))
+
+
+def _document(query: Filter) -> dict[str, object]:
+    return query.model_dump(mode="json", exclude_none=True)
 
 
 def _ours(leased: Leased) -> tuple[object, ...]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 import typer
 
-from wardmesh.contracts.audit import Forwarder, ForwarderState, ForwardFormat
+from wardmesh.contracts.audit import Filter, Forwarder, ForwarderState, ForwardFormat
 from wardmesh_cli.commanding import Run, mesh_command
 from wardmesh_cli.commands.audit_filter import (
     ActionOption,
@@ -24,13 +24,19 @@ from wardmesh_cli.commands.audit_filter import (
 )
 from wardmesh_cli.commands.secret import read_value
 from wardmesh_cli.connecting import Where
-from wardmesh_cli.failures import CommandFailed
+from wardmesh_cli.failures import CommandFailed, UsageFailed
 from wardmesh_cli.output import BAD, DOUBTFUL, GOOD, Styled
 from wardmesh_cli.parameters import ActorOption, CategoryOption, RequestOption
 
 app = typer.Typer(help="Send the log on to another system, in order, each entry at least once.", no_args_is_help=True)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="One word: siem")]
+SecretOption: TypeAlias = Annotated[
+    bool, typer.Option("--secret", help="With a secret, from standard input or asked for.")
+]
+SecretFileOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--secret-file", help="With the secret in this file.")
+]
 _COLOURS: Final = {ForwarderState.OK: GOOD, ForwarderState.RETRYING: BAD, ForwarderState.STOPPED: DOUBTFUL}
 
 
@@ -48,8 +54,8 @@ async def add(
     form: Annotated[ForwardFormat, typer.Option("--format", help="ocsf, or entries as tail shows them.")] = (
         ForwardFormat.OCSF
     ),
-    secret: Annotated[bool, typer.Option("--secret", help="With a secret, from standard input or asked for.")] = False,
-    secret_file: Annotated[Path | None, typer.Option("--secret-file", help="With the secret in this file.")] = None,
+    secret: SecretOption = False,
+    secret_file: SecretFileOption = None,
     header: Annotated[
         str | None, typer.Option("--header", help="The secret's header, else Authorization: Bearer …")
     ] = None,
@@ -83,20 +89,72 @@ async def add(
         since=since,
         until=until,
     )
-    value = None
-    if secret or secret_file is not None:
-        value = read_value(secret_file, what="secret").decode().rstrip("\r\n")
     added = await run.mesh.audit.add_forwarder(
         name=name,
         url=address,
         format=form,
-        secret=value,
+        secret=_secret(secret, secret_file),
         secret_header=header,
         filter=wanted,
         start=start,
         start_time=utc(start_time),
     )
     _show(run, added)
+    run.out.note(f"next: wardmesh audit forward test {name}", "dim")
+
+
+@mesh_command(app, "edit", where=Where.EITHER)
+async def edit(
+    run: Run,
+    name: NameArgument,
+    address: Annotated[
+        str | None,
+        typer.Option("--to", metavar="URL", help="Another address; a secret is given again with it, or left behind."),
+    ] = None,
+    form: Annotated[ForwardFormat | None, typer.Option("--format", help="ocsf, or entry.")] = None,
+    secret: SecretOption = False,
+    secret_file: SecretFileOption = None,
+    header: Annotated[str | None, typer.Option("--header", help="The secret's header, else the one it had.")] = None,
+    no_secret: Annotated[bool, typer.Option("--no-secret", help="Without a secret from now on.")] = False,
+    everything: Annotated[bool, typer.Option("--everything", help="Without a filter from now on.")] = False,
+    category: CategoryOption = None,
+    actor: ActorOption = None,
+    agent: AgentOption = None,
+    action: ActionOption = None,
+    outcome: OutcomeOption = None,
+    target: TargetOption = None,
+    request: RequestOption = None,
+    trace: TraceOption = None,
+    text: TextOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+) -> None:
+    """Change one; it goes on where it is. Options that filter are the whole filter from now on."""
+    wanted = filter_of(
+        category=category,
+        actor=actor,
+        agent=agent,
+        action=action,
+        outcome=outcome,
+        target=target,
+        request_id=request,
+        trace_id=trace,
+        text=text,
+        since=since,
+        until=until,
+    )
+    if everything and wanted != Filter():
+        raise UsageFailed("A filter and --everything contradict each other.", "Leave one of them out.")
+    edited = await run.mesh.audit.edit_forwarder(
+        name=name,
+        url=address,
+        format=form,
+        secret=_secret(secret, secret_file),
+        secret_header=header,
+        without_secret=no_secret,
+        filter=wanted if everything or wanted != Filter() else None,
+    )
+    _show(run, edited)
     run.out.note(f"next: wardmesh audit forward test {name}", "dim")
 
 
@@ -169,8 +227,12 @@ def _advice(error: str) -> str:
         "tls": "Its certificate must be for this name, by an authority that the audit service trusts.",
         "not_encrypted": "Use syslog+tls://, or let an operator name its network (WARDMESH_AUDIT_FORWARD_ALLOW).",
         "cut_off": "A receiver must answer close_notify with its own (RFC 5425): else nobody knows what it read.",
-        "secret_unusable": "Remove the forwarder and add it anew: the service's key is not the one it was sealed with.",
+        "secret_unusable": "Give it its address and secret anew (edit --to … --secret): the service's key is another.",
     }.get(error, "Look at the endpoint; what is due stays due until it is taken.")
+
+
+def _secret(asked: bool, file: Path | None) -> str | None:
+    return read_value(file, what="secret").decode().rstrip("\r\n") if asked or file is not None else None
 
 
 def _show(run: Run, forwarder: Forwarder) -> None:

@@ -94,6 +94,7 @@ class Audit(Surface):
     erasures = method(audit.ERASURES)
     add_forwarder = method(audit.ADD_FORWARDER)
     list_forwarders = method(audit.LIST_FORWARDERS)
+    edit_forwarder = method(audit.EDIT_FORWARDER)
     remove_forwarder = method(audit.REMOVE_FORWARDER)
     pause_forwarder = method(audit.PAUSE_FORWARDER)
     resume_forwarder = method(audit.RESUME_FORWARDER)

@@ -46,6 +46,7 @@ from wardmesh.contracts.audit.events import (
 )
 from wardmesh.contracts.audit.forwarding import (
     ADD_FORWARDER,
+    EDIT_FORWARDER,
     HTTPS,
     LIST_FORWARDERS,
     MAX_FORWARDERS,
@@ -58,6 +59,7 @@ from wardmesh.contracts.audit.forwarding import (
     SYSLOG_TLS,
     AddForwarder,
     Address,
+    EditForwarder,
     Forwarder,
     ForwarderProbe,
     Forwarders,
@@ -216,6 +218,7 @@ __all__ = [
     "CONSISTENCY",
     "CONTRACTS",
     "DELETE_POSITION",
+    "EDIT_FORWARDER",
     "EMIT",
     "ERASE",
     "ERASED",
@@ -294,6 +297,7 @@ __all__ = [
     "DataSync",
     "DeletePosition",
     "Details",
+    "EditForwarder",
     "Emit",
     "Emitted",
     "Entries",

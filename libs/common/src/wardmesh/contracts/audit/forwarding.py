@@ -15,6 +15,7 @@ import re
 from typing import Annotated, Final, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 from wardmesh.contracts.audit.entries import Filter
 from wardmesh.contracts.audit.rules import READ, reading
@@ -86,17 +87,26 @@ def parse_address(text: str) -> Address:
 
 
 def _checked_address(text: str) -> str:
-    parse_address(text)
+    try:
+        parse_address(text)
+    except ValueError as error:
+        raise _refused(str(error)) from None
     return text
 
 
 def _checked_header(name: str) -> str:
     if _RESERVED_HEADERS.fullmatch(name):
-        raise ValueError("this header is not free to be chosen")
+        raise _refused("this header is not free to be chosen")
     return name
 
 
-Destination = Annotated[str, Field(max_length=2048, repr=False), AfterValidator(_checked_address)]
+def _refused(problem: str) -> PydanticCustomError:
+    """Return an error whose text may be shown to whoever sent the request: it quotes nothing of it."""
+    return PydanticCustomError("forwarder", "{problem}", {"problem": problem})
+
+
+Destination = Annotated[str, Field(max_length=2048), AfterValidator(_checked_address)]
+"""An address as it is given: a field for it is not shown (`repr`)."""
 HeaderName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}$"), AfterValidator(_checked_header)
 ]
@@ -130,7 +140,7 @@ class AddForwarder(Message):
     """
 
     name: Token
-    url: Destination
+    url: Destination = Field(repr=False)
     format: ForwardFormat = ForwardFormat.OCSF
     secret: ForwarderSecret | None = Field(default=None, repr=False)
     secret_header: HeaderName | None = None
@@ -141,9 +151,38 @@ class AddForwarder(Message):
     @model_validator(mode="after")
     def _header_of_a_secret(self) -> Self:
         if self.secret_header is not None and self.secret is None:
-            raise ValueError("a header is named for a secret, and there is none")
+            raise _refused("a header is named for a secret, and there is none")
         if self.secret is not None and parse_address(self.url).scheme != HTTPS:
-            raise ValueError("syslog has no place for a secret")
+            raise _refused("syslog has no place for a secret")
+        return self
+
+
+class EditForwarder(Message):
+    """Change what is named of a forwarder, and nothing else; it goes on where it is.
+
+    A secret never follows to another address: with a `url`, also with another path of the same host, it is given again,
+    or left behind (`without_secret`). A secret that is given without a header goes where the one before it went.
+    """
+
+    name: Token
+    url: Destination | None = Field(default=None, repr=False)
+    format: ForwardFormat | None = None
+    secret: ForwarderSecret | None = Field(default=None, repr=False)
+    secret_header: HeaderName | None = None
+    without_secret: bool = False
+    filter: Filter | None = None
+    """In the place of the one before, whole; an empty one lets everything through."""
+
+    @model_validator(mode="after")
+    def _is_a_change(self) -> Self:
+        if not self.model_dump(exclude_defaults=True, exclude={"name"}):
+            raise _refused("nothing is named that is to change")
+        if self.secret is not None and self.without_secret:
+            raise _refused("there is a secret, or there is none")
+        if self.secret_header is not None and self.secret is None:
+            raise _refused("a header is named for a secret, and there is none")
+        if self.secret is not None and self.url is not None and parse_address(self.url).scheme != HTTPS:
+            raise _refused("syslog has no place for a secret")
         return self
 
 
@@ -212,6 +251,17 @@ LIST_FORWARDERS = operation(
     audit=reading("audit_forwarder.list"),
     idempotent=True,
 )
+EDIT_FORWARDER = operation(
+    "audit",
+    "edit_forwarder",
+    EditForwarder,
+    Forwarder,
+    summary="Change a forwarder; it keeps its place",
+    access=FORWARD,
+    scopes=ANY_SCOPE,
+    audit=AuditRule(Category.CONFIGURATION, "audit_forwarder.edit", Durability.IN_TRANSACTION, ("name",)),
+    idempotent=True,
+)
 REMOVE_FORWARDER = operation(
     "audit",
     "remove_forwarder",
@@ -260,6 +310,7 @@ PROBE_FORWARDER = operation(
 CONTRACTS: tuple[AnyContract, ...] = (
     ADD_FORWARDER,
     LIST_FORWARDERS,
+    EDIT_FORWARDER,
     REMOVE_FORWARDER,
     PAUSE_FORWARDER,
     RESUME_FORWARDER,
