@@ -51,9 +51,13 @@ SECRET_FIELDS: Final[Mapping[str, str]] = {
     "AddForwarder.url": "forwarder's secret",
     "EditForwarder.secret": "forwarder's secret",
     "EditForwarder.url": "forwarder's secret",
+    "AddForwarder.client_key": "forwarder's secret",
+    "EditForwarder.client_key": "forwarder's secret",
 }
 
 HIDDEN_BUT_STORED: Final[Mapping[str, str]] = {
+    "AddForwarder.client_certificate": "whoever is sent entries is shown it; it is large",
+    "EditForwarder.client_certificate": "the same",
     "PutSecret.sealed": "ciphertext; its plaintext is a `secret value`",
     "SealedSecret.sealed": "ciphertext; its plaintext is a `secret value`",
     "SealedBridgeKey.sealed": "ciphertext; its plaintext is a `bridge key`",

@@ -18,6 +18,8 @@ from typing import Any, Final
 import httpx2
 import pytest
 import stripe
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from services.audit.tests.clients import make
 from tests.canary.loud import LoudMesh
 from tests.canary.pouch import Pouch, standard_secret
 from tests.mesh.world import Tenant
@@ -271,10 +273,21 @@ async def _audit(home: Mesh, pouch: Pouch) -> None:
     await home.audit.add_forwarder(name="siem", url=f"https://localhost/in?key={path}", secret=secret, start=0)
     await home.audit.list_forwarders()
     assert (await home.audit.probe_forwarder(name="siem")).error == "not_public"
-    await home.audit.add_forwarder(name="gone", url=f"https://localhost/{path}", secret=secret, secret_header="X-Key")
+    client = make(private=Ed25519PrivateKey.generate())
+    pouch.take("forwarder's secret", "audit.add_forwarder (client's key)", client.private.private_bytes_raw())
+    await home.audit.add_forwarder(
+        name="gone", url=f"https://localhost/{path}", secret=secret, secret_header="X-Key",
+        client_certificate=client.pem, client_key=client.key,
+    )  # fmt: skip
+    assert (await home.audit.probe_forwarder(name="gone")).error == "not_public"
     await home.audit.remove_forwarder(name="gone")
     secret = pouch.core("forwarder's secret", "audit.edit_forwarder")
     path = pouch.core("forwarder's secret", "audit.edit_forwarder (path)")
-    await home.audit.edit_forwarder(name="siem", url=f"https://localhost/in?key={path}", secret=secret)
+    client = make(private=Ed25519PrivateKey.generate())
+    pouch.take("forwarder's secret", "audit.edit_forwarder (client's key)", client.private.private_bytes_raw())
+    await home.audit.edit_forwarder(
+        name="siem", url=f"https://localhost/in?key={path}", secret=secret,
+        client_certificate=client.pem, client_key=client.key,
+    )  # fmt: skip
     await home.audit.pause_forwarder(name="siem")
     await home.audit.resume_forwarder(name="siem")

@@ -34,7 +34,7 @@ from wardmesh.server.database import Connection, Database
 from wardmesh.server.migrate import migrate, migrations_of
 from wardmesh.server.settings import read_key
 from wardmesh_audit.forward_vault import ForwardVault, Hidden
-from wardmesh_audit.forwarders import changed_forwarder
+from wardmesh_audit.forwarder_changes import changed_forwarder
 from wardmesh_audit.ports_forwarding import NewForwarder
 from wardmesh_audit.store import PostgresStore
 from wardmesh_audit.store_forwarding import PostgresForwarding
@@ -101,7 +101,7 @@ async def add_forwarder(servers: EmbeddedMesh, database: Database, person: Perso
     vault = ForwardVault(read_key(servers.layout.identities.kek_file("audit")))
     address = endpoint.url("")
     sealed = vault.seal(person.scope, "siem", address, None, Hidden(PATH, SECRET))
-    new = NewForwarder("siem", address, ForwardFormat.ENTRY, None, True, sealed, Filter(), 0)
+    new = NewForwarder("siem", address, ForwardFormat.ENTRY, None, True, None, sealed, Filter(), 0)
     await PostgresForwarding(database, NoOutbox()).add(person.ask(ADD_FORWARDER), new)
 
 
@@ -110,7 +110,7 @@ async def edit_forwarder(servers: EmbeddedMesh, database: Database, person: Pers
     vault = ForwardVault(read_key(servers.layout.identities.kek_file("audit")))
     request = EditForwarder(name="siem", secret=SECRET)
     await PostgresForwarding(database, NoOutbox()).edit(
-        person.ask(EDIT_FORWARDER), "siem", lambda stored: changed_forwarder(stored, request, None, vault)
+        person.ask(EDIT_FORWARDER), "siem", lambda stored: changed_forwarder(stored, request, None, None, vault)
     )
 
 

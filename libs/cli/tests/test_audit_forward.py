@@ -51,6 +51,29 @@ def test_what_is_named_is_changed_and_nothing_else(wardmesh: Shell, world: World
     ]
 
 
+def test_a_certificate_is_read_from_files_and_not_shown(wardmesh: Shell, world: World, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "client.pem", tmp_path / "client-key.pem"
+    certificate.write_text("-----BEGIN CERTIFICATE-----\n")
+    key.write_text("-----BEGIN PRIVATE KEY-----\n")
+    files = "--client-certificate", str(certificate), "--client-key", str(key)
+    ran = wardmesh("audit", "forward", "add", "ops", "syslog+tls://syslog.example", *files)
+    ran = wardmesh("audit", "forward", "edit", "ops", *files)
+    assert "BEGIN" not in ran.out + ran.err
+    wardmesh("audit", "forward", "edit", "ops", "--no-client-certificate")
+    for asked in (world.asked_to_forward[0], world.asked_to_edit[0]):
+        assert (asked.client_certificate, asked.client_key) == (certificate.read_text(), key.read_text())
+    assert world.asked_to_edit[1].without_client_certificate
+    key.write_bytes(b"x" * 4097)
+    assert (ran := wardmesh("audit", "forward", "edit", "ops", *files)).status == 2
+    assert "more than 4096 bytes" in ran.err
+    key.write_bytes(b"\xff")
+    assert "not PEM" in wardmesh("audit", "forward", "edit", "ops", *files).err
+    key.unlink()
+    assert (ran := wardmesh("audit", "forward", "edit", "ops", *files)).status == 2
+    assert "does not exist" in ran.err
+    assert "come together" in wardmesh("audit", "forward", "edit", "ops", *files[:2]).err
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [((), "nothing is named"), (("--everything", "--action", "a.b"), "contradict"), (("--to", "http://x"), "https://host"),

@@ -54,7 +54,8 @@ class FakeForwarding(Failing):
             raise TooManyForwarders
         stored = StoredForwarder(
             scope=call.caller.scope, name=new.name, incarnation=uuid4(), address=new.address, format=new.format,
-            secret_header=new.secret_header, has_secret=new.has_secret, sealed=new.sealed, filter=new.filter,
+            secret_header=new.secret_header, has_secret=new.has_secret, certificate_until=new.certificate_until,
+            sealed=new.sealed, filter=new.filter,
             created_at=datetime.now(UTC), next_start=new.next_start, paused=False, failures=0, failing_since=None,
             last_error=None, delivered_at=None,
         )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from fake_forwarding import FakeForwarding, FakeSender
-from fake_log import SUBJECTS, FakeLog, FakeReading, FakeWakeups, candidates, event, make_person
+from fake_log import NOW, SUBJECTS, FakeLog, FakeReading, FakeWakeups, candidates, event, make_person
 from fake_people import FakePeople
 
 from wardmesh.contracts.audit import ADD_FORWARDER, EDIT_FORWARDER, AddForwarder, EditForwarder, Forwarder
@@ -29,7 +29,7 @@ class World:
         self.store = FakeForwarding(self.log, lambda: self.now)
         self.sender = FakeSender()
         self.vault = ForwardVault(KEY)
-        self.service = ForwarderService(self.store, self.reading, self.sender, self.vault, SUBJECTS)
+        self.service = ForwarderService(self.store, self.reading, self.sender, self.vault, SUBJECTS, lambda: NOW)
         self.admin = make_person(level=Level.ADMIN)
         self.replica = self.another()
 

@@ -8,11 +8,11 @@ import re
 import ssl
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from socket import SHUT_WR, SO_LINGER, SOL_SOCKET, socket
+from socket import SHUT_RDWR, SHUT_WR, SO_LINGER, SOL_SOCKET, create_server, socket
 from typing import Any
 
 from wardmesh_cli.embedded.certificates import make_authority, make_server
@@ -113,4 +113,65 @@ def end_rudely(listening: socket, context: ssl.SSLContext) -> None:
     with socket(fileno=secured.detach()) as plain:
         plain.shutdown(SHUT_WR)
         while plain.recv(4096):
+            pass
+
+
+@dataclass
+class Strict:
+    """What a receiver that asks who comes has taken, and from whom."""
+
+    context: ssl.SSLContext
+    port: int = 0
+    taken: list[tuple[str, bytes]] = field(default_factory=list)
+
+    def serve(self, listening: socket) -> None:
+        """Take one connection after the other; in a thread. Unlike asyncio's, its refusals say why (alerts)."""
+        while True:
+            try:
+                plain, _ = listening.accept()
+            except OSError:
+                return
+            plain.settimeout(5.0)
+            with suppress(OSError), plain, self.context.wrap_socket(plain, server_side=True) as secured:
+                content = b""
+                while piece := secured.recv(65536):
+                    content += piece
+                who = secured.getpeercert()
+                assert who is not None
+                ((_, name),) = who["subject"][0]
+                self.taken.append((name, content))
+                secured.unwrap()
+
+
+@asynccontextmanager
+async def strict_receiver(folder: Path, authority: str, version: ssl.TLSVersion) -> AsyncIterator[tuple[Strict, Path]]:
+    """A receiver at `localhost` for clients of an authority alone; yield it, and whom its own certificate is by."""
+    now = datetime.now(UTC)
+    tls = make_server(make_authority(folder, now=now), folder, ["localhost"], now=now)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.certificate, tls.key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=authority)
+    context.maximum_version = version
+    found = Strict(context)
+    with create_server(("127.0.0.1", 0)) as listening:
+        found.port = listening.getsockname()[1]
+        serving = asyncio.create_task(asyncio.to_thread(found.serve, listening))
+        try:
+            yield found, tls.authority
+        finally:
+            listening.shutdown(SHUT_RDWR)
+            await serving
+
+
+def end_early(listening: socket, context: ssl.SSLContext) -> None:
+    """Take one connection, end it in order before anything of it was understood, and take the rest; in a thread."""
+    taken, _ = listening.accept()
+    secured = context.wrap_socket(taken, server_side=True)
+    secured.settimeout(0)
+    with suppress(ssl.SSLError):  # what was said to us meanwhile
+        secured.unwrap()
+    with socket(fileno=secured.detach()) as plain:
+        plain.settimeout(5.0)
+        while plain.recv(65536):
             pass

@@ -93,16 +93,22 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def siem(folder: Path) -> AsyncIterator[Siem]:
-    """A server at `localhost`, with a certificate of an authority of its own."""
+async def siem(
+    folder: Path, *, clients: Path | None = None, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+) -> AsyncIterator[Siem]:
+    """A server at `localhost`, with a certificate of an authority of its own, for `clients` of an authority alone."""
     tls = make_server(make_authority(folder, now=datetime.now(UTC)), folder, ["localhost"], now=datetime.now(UTC))
     found = Siem(ca_file=tls.authority)
     server = _Server(
         uvicorn.Config(
             found, host=LOOPBACK, port=0, ssl_certfile=tls.certificate, ssl_keyfile=tls.key, log_config=None,
             access_log=False, lifespan="off", timeout_graceful_shutdown=1, ssl_version=ssl.PROTOCOL_TLS_SERVER,
+            ssl_ca_certs=clients, ssl_cert_reqs=ssl.CERT_NONE if clients is None else ssl.CERT_REQUIRED,
         )
     )  # fmt: skip
+    server.config.load()
+    assert server.config.ssl is not None
+    server.config.ssl.maximum_version = version
     task = asyncio.create_task(server._serve())
     while not server.started:
         await asyncio.sleep(0.01)

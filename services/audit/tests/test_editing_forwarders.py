@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
+from clients import make
 from fake_log import make_person
 from forwarding_world import World
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wardmesh.contracts.audit import EDIT_FORWARDER, EditForwarder, Filter, ForwardFormat
-from wardmesh.contracts.operation import Category, Level
+from wardmesh.contracts.audit import EDIT_FORWARDER, AddForwarder, EditForwarder, Filter, ForwardFormat
+from wardmesh.contracts.operation import Category, Empty, Level
 from wardmesh.errors import InvalidRequest, ServiceUnavailable
 from wardmesh.ids import UserId
 from wardmesh_audit.batches import Batch
+from wardmesh_audit.client_certificates import ClientCertificate
 from wardmesh_audit.errors import NoSuchForwarder, SecretUnusable
 from wardmesh_audit.forward_vault import ForwardVault
 from wardmesh_audit.ports_forwarding import NotDelivered
 
+AUTHORITY = make("an authority", authority=True)
 ELSEWHERE = "https://other.example/elsewhere?token=xyz"
 
 
@@ -93,12 +98,87 @@ async def test_syslog_has_no_place_for_a_secret(world: World) -> None:
 @pytest.mark.parametrize(
     "change",
     [{}, {"without_secret": False}, {"secret": "x", "without_secret": True}, {"secret_header": "X-Key"},
+     {"client_certificate": "x", "client_key": "x", "without_client_certificate": True},
      {"secret_header": "Host", "secret": "x"}, {"url": "http://siem.example/"}, {"secret": "x\r\ny"}, {"start": 3}],
 )  # fmt: skip
 def test_a_change_that_is_none_or_cannot_be_is_refused_by_its_form(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="EditForwarder") as refused:
         EditForwarder.model_validate({"name": "siem"} | change)
     assert "x\r\ny" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["https://siem.example/in?token=abc", "syslog+tls://siem.example"])
+async def test_a_certificate_is_given_kept_exchanged_and_left_behind(world: World, url: str) -> None:
+    first, second = (make(by=AUTHORITY, until=timedelta(days=days)) for days in (3, 5))
+    await world.seal(1)
+    await world.add(url=url, secret=None, client_certificate=first.pem, client_key=first.key)
+    listed = await world.service.list(world.admin.ask(EDIT_FORWARDER), Empty())
+    assert [each.client_certificate_until for each in listed.forwarders] == [first.certificate.not_valid_after_utc]
+    for hidden in (first.key, first.key.splitlines()[1], first.pem.splitlines()[1]):
+        assert hidden not in repr(world.row.stored) + listed.model_dump_json() + str(listed)
+    shown = await world.edit(format="entry")
+    assert shown.client_certificate_until == first.certificate.not_valid_after_utc
+    with pytest.raises(InvalidRequest) as refused:
+        await world.edit(url=f"{url.partition('//')[0]}//other.example")
+    assert [each.pointer for each in refused.value.violations] == ["/client_certificate"]
+    await world.round()
+    shown = await world.edit(client_certificate=second.pem, client_key=second.key)
+    assert shown.client_certificate_until == second.certificate.not_valid_after_utc
+    await world.seal(1)
+    await world.round()
+    shown = await world.edit(without_client_certificate=True)
+    assert shown.client_certificate_until is None
+    await world.seal(1)
+    await world.round()
+    assert [target.client for target in world.sender.targets] == [
+        ClientCertificate(first.pem, first.key), ClientCertificate(second.pem, second.key), None,
+    ]  # fmt: skip
+    assert first.key not in repr(world.sender.targets)
+    await world.edit(url="https://other.example/")
+
+
+async def test_secret_and_certificate_are_exchanged_one_by_one(world: World) -> None:
+    made = make(by=AUTHORITY)
+    await world.seal(1)
+    await world.add(client_certificate=made.pem, client_key=made.key)
+    await world.edit(secret="another")
+    await world.round()
+    await world.edit(without_client_certificate=True)
+    await world.seal(1)
+    await world.round()
+    assert [(target.path, target.secret, target.client is None) for target in world.sender.targets] == [
+        ("/in?token=abc", "another", False), ("/in?token=abc", "another", True),
+    ]  # fmt: skip
+
+
+async def test_a_certificate_that_is_of_no_use_is_refused_with_its_field(world: World) -> None:
+    good, expired = make(by=AUTHORITY), make(by=AUTHORITY, until=timedelta(seconds=-1))
+    for certificate, key, pointer in (
+        ("hello", good.key, "/client_certificate"),
+        (good.pem, "hello", "/client_key"),
+        (good.pem, make().key, "/client_key"),
+        (expired.pem, expired.key, "/client_certificate"),
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            await world.add(client_certificate=certificate, client_key=key)
+        assert [each.pointer for each in refused.value.violations] == [pointer]
+    assert world.store.rows[world.admin.scope] == {}
+    await world.add(url="syslog+tcp://siem.example", secret=None)
+    with pytest.raises(InvalidRequest, match="invalid_request") as refused:
+        await world.edit(client_certificate=good.pem, client_key=good.key)
+    assert "without TLS" in refused.value.violations[0].message
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"client_certificate": "x"}, {"client_key": "x"}, {"client_certificate": "x" * 16385, "client_key": "x"},
+     {"client_certificate": "x", "client_key": "x" * 4097}, {"client_certificate": "x\0", "client_key": "x"},
+     {"url": "syslog+tcp://siem.example", "client_certificate": "x", "client_key": "x"}],
+)  # fmt: skip
+def test_a_certificate_has_a_key_bounds_and_tls(given: dict[str, str]) -> None:
+    for kind in (AddForwarder, EditForwarder):
+        with pytest.raises(ValueError, match=r"client|key|TLS"):
+            kind.model_validate({"name": "siem", "url": "https://siem.example"} | given)
 
 
 async def test_there_has_to_be_one_in_this_scope(world: World) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 from fake_forwarding import FakeForwarding
-from fake_log import FakeLog, Person, candidates, event, make_person
+from fake_log import NOW, FakeLog, Person, candidates, event, make_person
 from keeper import Outbox
 
 from wardmesh.contracts.audit import (
@@ -72,7 +72,8 @@ class World:
 def new(name: str, **changes: object) -> NewForwarder:
     fields: dict[str, object] = {
         "name": name, "address": "https://siem.example:443", "format": ForwardFormat.OCSF, "secret_header": None,
-        "has_secret": True, "sealed": b"sealed", "filter": Filter(category=Category.SECRET_ACCESS), "next_start": 0,
+        "has_secret": True, "certificate_until": None,
+        "sealed": b"sealed", "filter": Filter(category=Category.SECRET_ACCESS), "next_start": 0,
     }  # fmt: skip
     return NewForwarder(**(fields | changes))  # type: ignore[arg-type]
 
@@ -229,7 +230,7 @@ async def test_one_that_is_changed_keeps_its_place_and_is_nobodys_any_more(world
     (leased,) = await world.lease(admin.scope)
     await world.store.advance(leased, 3, delivered=True, seconds=60, well=WELL)
     changed = ChangedForwarder(
-        "https://other.example:443", ForwardFormat.ENTRY, "X-Key", False, b"sealed anew", Filter(text="word")
+        "https://other.example:443", ForwardFormat.ENTRY, "X-Key", False, NOW, b"sealed anew", Filter(text="word")
     )
     seen: list[StoredForwarder] = []
 
@@ -288,8 +289,9 @@ async def test_a_failing_one_does_not_wait_once_it_is_changed_and_is_well_after_
 
 def same(stored: StoredForwarder) -> ChangedForwarder:
     return ChangedForwarder(
-        stored.address, stored.format, stored.secret_header, stored.has_secret, stored.sealed, stored.filter
-    )
+        stored.address, stored.format, stored.secret_header, stored.has_secret, stored.certificate_until,
+        stored.sealed, stored.filter,
+    )  # fmt: skip
 
 
 class TestInPostgreSQL:
@@ -317,7 +319,14 @@ class TestInPostgreSQL:
         """Whatever is asked, by whoever moves cursors, and with the incarnation that leases go by."""
         await World(PostgresStore(database), PostgresForwarding(database, Outbox()), None).add(admin)
         whole = "incarnation = gen_random_uuid()"
-        changes = ["address = 'https://evil'", "sealed = 'x'", "filter = '{}'", "format = 'entry'", whole]
+        changes = [
+            "address = 'https://evil'",
+            "certificate_until = now()",
+            "sealed = 'x'",
+            "filter = '{}'",
+            "format = 'entry'",
+            whole,
+        ]
         refused = [(the_log(admin.scope), f"{each}, {whole}".removeprefix(f"{whole}, ")) for each in changes]
         refused += [(admin.ask(EDIT_FORWARDER).tenant, each) for each in changes[:-1]]
         refused += [

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import asyncpg
 import pytest
+from clients import make
 from fake_log import candidates, event
 from nats.aio.client import Client
 from pydantic import SecretStr
+from receiver import strict_receiver
 from siem import Siem, says, siem
 from test_app import connected, somebody
 
@@ -163,6 +168,40 @@ async def test_from_the_gates_to_the_siem(
     actions = "".join(row["leaf"] for row in rows)
     for action in ("add", "edit", "pause", "resume", "remove", "probe"):
         assert f"audit_forwarder.{action}" in actions
+
+
+async def test_from_the_gates_to_a_receiver_that_asks_who_comes(
+    servers: EmbeddedMesh,
+    client: Client,
+    database: Database,
+    superuser: asyncpg.Connection[asyncpg.Record],
+    tmp_path: Path,
+) -> None:
+    admin = somebody(client, Level.ADMIN)
+    authority = make("an authority", authority=True)
+    ours = make("the mesh", by=authority, until=timedelta(days=9))
+    async with strict_receiver(tmp_path, authority.pem, ssl.TLSVersion.TLSv1_3) as (there, ca_file):
+        asked = AddForwarder(name="siem", url=f"syslog+tls://localhost:{there.port}", start=0)
+        async with service(servers, Siem(ca_file=ca_file)):
+            await seal(database, admin.scope, 3)
+            await admin.ask(contracts.ADD_FORWARDER, asked, Forwarder)
+            async with asyncio.timeout(20):
+                shown = None
+                while shown is None or shown.last_error != "client_certificate":
+                    (shown,) = (await admin.ask(contracts.LIST_FORWARDERS, Empty(), Forwarders)).forwarders
+                    await asyncio.sleep(0.1)
+            assert shown.next_start == 0
+            edited = EditForwarder(name="siem", client_certificate=ours.pem, client_key=ours.key)
+            shown = await admin.ask(contracts.EDIT_FORWARDER, edited, Forwarder)
+            assert shown.client_certificate_until == ours.certificate.not_valid_after_utc
+            async with asyncio.timeout(20):
+                while not there.taken:
+                    await asyncio.sleep(0.05)
+            assert there.taken[0][0] == "the mesh"
+    rows = await superuser.fetch("select f::text, encode(sealed, 'escape') as sealed from audit.forwarders f")
+    entries = await superuser.fetch("select encode(leaf, 'escape') as leaf from audit.entries")
+    for hidden in (*ours.key.splitlines()[1:-1], *ours.pem.splitlines()[1:-1]):
+        assert hidden not in str(rows) + str(entries)
 
 
 async def test_trouble_is_told_once_and_its_end_too(

@@ -13,10 +13,10 @@ from siem import LOOPBACK, Answer, Siem, Taken, says, siem
 from starlette.responses import Response, StreamingResponse
 
 from wardmesh.contracts.audit import ForwardFormat, parse_address
-from wardmesh.tls import trusting_also
 from wardmesh_audit.batches import Batch
 from wardmesh_audit.domain import Stored, decode_leaf
 from wardmesh_audit.outward import Outward
+from wardmesh_audit.outward_tls import OutwardTls
 from wardmesh_audit.ports_forwarding import BatchTooLarge, NotDelivered, Target
 from wardmesh_audit.sending import HttpSender
 
@@ -46,7 +46,7 @@ def sender(server: Siem, *, allowed: Sequence[ipaddress.IPv4Network] = LOCAL, se
     async def lookup(host: str, port: int) -> list[str]:
         return [LOOPBACK]
 
-    return HttpSender(Outward(allowed, lookup=lookup), trusting_also(server.ca_file), seconds=seconds)
+    return HttpSender(Outward(allowed, lookup=lookup), OutwardTls(server.ca_file), seconds=seconds)
 
 
 def target(url: str, *, secret: str | None = None, header: str | None = None) -> Target:
@@ -153,7 +153,7 @@ async def test_a_cookie_does_not_outlive_a_turn(server: Siem) -> None:
 
 async def test_a_certificate_is_for_the_name_that_was_given(server: Siem, tmp_path: Path) -> None:
     assert await why_not(sender(server), target(server.url(host="other.example"))) == "tls"
-    strangers = HttpSender(Outward(LOCAL), trusting_also(None), seconds=5.0)
+    strangers = HttpSender(Outward(LOCAL), OutwardTls(None), seconds=5.0)
     assert await why_not(strangers, target(server.url())) == "tls"
     assert server.requests == []
 
@@ -164,7 +164,7 @@ async def test_what_is_not_there_is_unreachable(server: Siem) -> None:
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]", "[::1]"])
 async def test_nobody_is_sent_inside(server: Siem, host: str) -> None:
-    way = HttpSender(Outward(), trusting_also(server.ca_file), seconds=5.0)
+    way = HttpSender(Outward(), OutwardTls(server.ca_file), seconds=5.0)
     assert await why_not(way, target(server.url(host=host))) == "not_public"
     assert server.requests == []
 
@@ -177,7 +177,7 @@ async def test_a_name_that_says_something_else_a_moment_later_is_of_no_use(serve
         return answers.pop(0)
 
     way = HttpSender(
-        Outward([ipaddress.ip_network("127.0.0.2/32")], lookup=rebinding), trusting_also(server.ca_file), seconds=5.0
+        Outward([ipaddress.ip_network("127.0.0.2/32")], lookup=rebinding), OutwardTls(server.ca_file), seconds=5.0
     )
     assert await why_not(way, target(server.url())) == "unreachable", "at 127.0.0.2 nobody listens"
     assert len(answers) == 1, "it was asked once"

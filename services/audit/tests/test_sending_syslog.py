@@ -11,13 +11,13 @@ from datetime import datetime
 
 import pytest
 from fake_log import candidates, event, make_person
-from receiver import Receiver, end_rudely, receiver
+from receiver import Receiver, end_early, end_rudely, receiver
 
 from wardmesh.contracts.audit import AddForwarder, Entry, ForwardFormat, Outcome, parse_address
-from wardmesh.tls import trusting_also
 from wardmesh_audit.batches import Batch, frames_of, syslog_of
 from wardmesh_audit.domain import Stored, decode_leaf
 from wardmesh_audit.outward import Outward
+from wardmesh_audit.outward_tls import OutwardTls
 from wardmesh_audit.ports_forwarding import NotDelivered, Target
 from wardmesh_audit.sending_syslog import SyslogSender
 
@@ -49,7 +49,7 @@ async def send(
     async def lookup(host: str, port: int) -> list[str]:
         return ["127.0.0.1"]
 
-    trusted = trusting_also(there.ca_file if there.ca_file.name else None)
+    trusted = OutwardTls(there.ca_file if there.ca_file.name else None)
     sender = SyslogSender(Outward(allowed, lookup=lookup), trusted, seconds=seconds)  # type: ignore[arg-type]
     try:
         async with sender.open(to or target(there)) as endpoint:
@@ -59,9 +59,9 @@ async def send(
         sender.close()
 
 
-async def why_not(there: Receiver, **options: object) -> str:
+async def why_not(there: Receiver, *batches: Batch, **options: object) -> str:
     with pytest.raises(NotDelivered) as refused:
-        await send(there, **options)  # type: ignore[arg-type]
+        await send(there, *batches, **options)  # type: ignore[arg-type]
     assert refused.value.__cause__ is None
     return refused.value.error
 
@@ -117,7 +117,7 @@ async def test_nobody_is_sent_inside_and_without_tls_nobody_outside(there: Recei
     async def public(host: str, port: int) -> list[str]:
         return ["1.1.1.1"]
 
-    sender = SyslogSender(Outward(LOCAL, lookup=public), trusting_also(None), seconds=0.2)
+    sender = SyslogSender(Outward(LOCAL, lookup=public), OutwardTls(None), seconds=0.2)
     with pytest.raises(NotDelivered, match="not_encrypted"):
         async with sender.open(target(there, scheme="syslog+tcp")):
             pass
@@ -145,6 +145,17 @@ async def test_an_end_that_anybody_on_the_way_could_have_made_is_none(
             where = _at_port(target(there, scheme="syslog+tls"), listening.getsockname()[1])
             assert await why_not(there, to=where) == "cut_off"
             await rude
+
+
+async def test_an_end_that_came_before_ours_is_no_answer(tmp_path_factory: pytest.TempPathFactory) -> None:
+    async with receiver(tmp_path_factory.mktemp("syslog")) as there:
+        assert there.context is not None
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            early = asyncio.create_task(asyncio.to_thread(end_early, listening, there.context))
+            where = _at_port(target(there, scheme="syslog+tls"), listening.getsockname()[1])
+            large = batch(400, details={f"k{n}": "x" * 100 for n in range(60)})
+            assert await why_not(there, large, to=where) == "cut_off"
+            await early
 
 
 def test_a_message_says_how_grave_it_is_and_no_text_ends_it() -> None:

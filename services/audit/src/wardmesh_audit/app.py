@@ -13,7 +13,6 @@ from wardmesh.crypto.tlog_policy import Policy
 from wardmesh.server import pulling, streams
 from wardmesh.server.runtime import Runtime
 from wardmesh.server.settings import read_key, read_seed
-from wardmesh.tls import trusting_also
 from wardmesh_audit import handlers
 from wardmesh_audit.alarm import ForkAlarm
 from wardmesh_audit.backlog import StreamBacklog
@@ -23,6 +22,7 @@ from wardmesh_audit.forward_vault import ForwardVault
 from wardmesh_audit.forwarders import ForwarderService
 from wardmesh_audit.forwarding import Forwarding, Timing
 from wardmesh_audit.outward import Outward
+from wardmesh_audit.outward_tls import OutwardTls
 from wardmesh_audit.proving import Prover
 from wardmesh_audit.pruner import Pruner
 from wardmesh_audit.reading import ReadingService
@@ -121,11 +121,11 @@ def _forwarding(
     """What sends logs on, for as long as the block runs; and its operations."""
     vault, seconds = ForwardVault(read_key(settings.key_file)), settings.audit_forward_seconds
     outward = Outward(settings.forward_networks())
-    trusted = trusting_also(settings.audit_forward_ca_file)
-    syslog = SyslogSender(outward, trusted, seconds=seconds)
-    sender = Senders({HTTPS: HttpSender(outward, trusted, seconds=seconds), SYSLOG_TLS: syslog, SYSLOG_TCP: syslog})
+    tls = OutwardTls(settings.audit_forward_ca_file)
+    syslog = SyslogSender(outward, tls, seconds=seconds)
+    sender = Senders({HTTPS: HttpSender(outward, tls, seconds=seconds), SYSLOG_TLS: syslog, SYSLOG_TCP: syslog})
     store = PostgresForwarding(runtime.database, runtime.audit_outbox)
-    handlers.bind_forwarders(runtime.operations, ForwarderService(store, reading, sender, vault, subjects))
+    handlers.bind_forwarders(runtime.operations, ForwarderService(store, reading, sender, vault, subjects, _now))
     try:
         yield Forwarding(store, reading, sender, vault, _now, timing=Timing(batch=seconds))
     finally:

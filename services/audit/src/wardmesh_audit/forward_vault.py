@@ -1,4 +1,4 @@
-"""What a forwarder must not show, at rest: its path and its secret, sealed under the service's own key.
+"""What a forwarder must not show, at rest: its path, its secret and its key, sealed under the service's own key.
 
 What always holds: they are in the database as ciphertext only, and open for the scope, the name, the address and the
 header that they were given for. Whoever changes a row so that it points elsewhere gets nothing sent there.
@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from wardmesh.crypto import aead
 from wardmesh.crypto.aead import Random
 from wardmesh.ids import Scope
+from wardmesh_audit.client_certificates import ClientCertificate
 
 _LABEL: Final = b"wardmesh/audit/forwarder/v1"
 
@@ -25,7 +26,8 @@ class Hidden:
     """What only the endpoint gets to see."""
 
     path: str
-    secret: str | None
+    secret: str | None = None
+    client: ClientCertificate | None = None
 
     def __repr__(self) -> str:
         return "Hidden(…)"
@@ -40,12 +42,17 @@ class ForwardVault:
 
     def seal(self, scope: Scope, name: str, address: str, header: str | None, hidden: Hidden) -> bytes:
         """Return what is hidden, sealed for this place."""
-        content = json.dumps({"path": hidden.path, "secret": hidden.secret}).encode()
+        said: dict[str, object] = {"path": hidden.path, "secret": hidden.secret}
+        if hidden.client is not None:
+            said["client"] = asdict(hidden.client)
+        content = json.dumps(said).encode()
         return aead.seal(self._key, content, _context(scope, name, address, header), random=self._random)
 
     def open(self, scope: Scope, name: str, address: str, header: str | None, sealed: bytes) -> Hidden:
         """Return what was sealed for this place."""
-        return Hidden(**json.loads(aead.open_(self._key, sealed, _context(scope, name, address, header))))
+        said = json.loads(aead.open_(self._key, sealed, _context(scope, name, address, header)))
+        client = said.get("client")
+        return Hidden(said["path"], said["secret"], None if client is None else ClientCertificate(**client))
 
 
 def _context(scope: Scope, name: str, address: str, header: str | None) -> list[bytes]:

@@ -1,22 +1,22 @@
 """What callers decide about forwarding: what is sent on, where to, and that it stops. (What follows: `forwarding`.)
 
-What always holds: the address's path and the secret are sealed before they are stored, and are in no answer. A secret
-goes to the address that it was given for and to no other: who may change an address must not get to see what goes
-there. A filter names users by pseudonyms where it is stored. A change and the entry that tells of it are committed
+What always holds: the address's path, the secret and a client's key are sealed before they are stored, and are in no
+answer. They serve the address that they were given for and no other: who may change an address must not get to see what
+goes there. A filter names users by pseudonyms where it is stored. A change and the entry that tells of it are committed
 together. A forwarder is its scope's: whoever added it may be gone.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from datetime import datetime
 from typing import Final
 
 from wardmesh.contracts.audit import (
-    HTTPS,
     PROBE_SECONDS,
     AddForwarder,
     EditForwarder,
-    Filter,
     Forwarder,
     ForwarderProbe,
     Forwarders,
@@ -25,15 +25,16 @@ from wardmesh.contracts.audit import (
     parse_address,
 )
 from wardmesh.contracts.operation import Empty
-from wardmesh.crypto.errors import Undecryptable
-from wardmesh.errors import InvalidRequest, RateLimited
+from wardmesh.errors import RateLimited
 from wardmesh.server.context import Call
-from wardmesh.violations import Violation
 from wardmesh_audit.batches import Batch
 from wardmesh_audit.behalf import scope_of
-from wardmesh_audit.errors import NoSuchForwarder, SecretUnusable
+from wardmesh_audit.client_certificates import Unusable, Usable
+from wardmesh_audit.errors import NoSuchForwarder
 from wardmesh_audit.forward_vault import ForwardVault, Hidden
+from wardmesh_audit.forwarder_changes import changed_forwarder, refused
 from wardmesh_audit.forwarding import target_of
+from wardmesh_audit.outward_tls import usable
 from wardmesh_audit.ports_forwarding import (
     ChangedForwarder,
     ForwarderStore,
@@ -59,7 +60,9 @@ class ForwarderService:
         sender: Sender,
         vault: ForwardVault,
         subjects: Subjects,
+        clock: Callable[[], datetime],
     ) -> None:
+        self._clock = clock
         self._subjects = subjects
         self._store = store
         self._reading = reading
@@ -75,7 +78,8 @@ class ForwarderService:
         start = request.start
         if start is None:
             start = await self._reading.beginning(call.tenant, request.start_time, size)
-        hidden = Hidden(place.path, request.secret)
+        shown = await self._shown_to_endpoints(request)
+        hidden = Hidden(place.path, request.secret, None if shown is None else shown.client)
         call.note(address=place.origin, start=start)
         added = await self._store.add(
             call,
@@ -85,6 +89,7 @@ class ForwarderService:
                 format=request.format,
                 secret_header=request.secret_header,
                 has_secret=request.secret is not None,
+                certificate_until=None if shown is None else shown.until,
                 sealed=self._vault.seal(scope, request.name, place.origin, request.secret_header, hidden),
                 filter=await self._subjects.concealed(scope, request.filter),
                 next_start=start,
@@ -104,9 +109,10 @@ class ForwarderService:
         scope = scope_of(call.tenant)
         size = await self._reading.size(call.tenant)
         query = None if request.filter is None else await self._subjects.concealed(scope, request.filter)
+        shown = await self._shown_to_endpoints(request)
 
         def change(stored: StoredForwarder) -> ChangedForwarder:
-            changed = changed_forwarder(stored, request, query, self._vault)
+            changed = changed_forwarder(stored, request, query, shown, self._vault)
             call.note(changed=[*request.model_dump(exclude_defaults=True, exclude={"name"})])
             call.note(address=changed.address, address_before=stored.address, start=stored.next_start)
             return changed
@@ -125,6 +131,16 @@ class ForwarderService:
     async def resume(self, call: Call, request: NamedForwarder) -> Forwarder:
         """Let one go on, also one that waits after a failure."""
         return await self._switch(call, request.name, paused=False)
+
+    async def _shown_to_endpoints(self, request: AddForwarder | EditForwarder) -> Usable | None:
+        """Return the client's certificate of a request; raise `InvalidRequest` for one that is of no use."""
+        certificate, key = request.client_certificate, request.client_key
+        if certificate is None or key is None:
+            return None
+        try:
+            return await asyncio.to_thread(usable, certificate, key, self._clock())
+        except Unusable as error:
+            raise refused(error.field, error.problem) from None
 
     async def _switch(self, call: Call, name: str, *, paused: bool) -> Forwarder:
         size = await self._reading.size(call.tenant)
@@ -164,6 +180,7 @@ class ForwarderService:
             format=stored.format,
             has_secret=stored.has_secret,
             secret_header=stored.secret_header,
+            client_certificate_until=stored.certificate_until,
             filter=await self._subjects.revealed(stored.scope, stored.filter),
             next_start=stored.next_start,
             size=size,
@@ -174,44 +191,3 @@ class ForwarderService:
             delivered_at=stored.delivered_at,
             created_at=stored.created_at,
         )
-
-
-def changed_forwarder(
-    stored: StoredForwarder, request: EditForwarder, query: Filter | None, vault: ForwardVault
-) -> ChangedForwarder:
-    """Return what a forwarder is after a change; `query` is the new filter, as it is kept.
-
-    Raise `InvalidRequest` for a secret that would follow to another address, or that has no place at this one;
-    `SecretUnusable` where what stays hidden does not open.
-    """
-    place = None if request.url is None else parse_address(request.url)
-    address = stored.address if place is None else place.origin
-    header, has_secret, sealed = stored.secret_header, stored.has_secret, stored.sealed
-    if place is not None and has_secret and request.secret is None and not request.without_secret:
-        raise _refused("secret", "it does not follow to another address: give it again, or leave it behind")
-    if request.secret is not None and parse_address(address).scheme != HTTPS:
-        raise _refused("secret", "syslog has no place for a secret")
-    if place is not None or request.secret is not None or request.without_secret:
-        path = _opened(stored, vault).path if place is None else place.path
-        has_secret = request.secret is not None
-        header = request.secret_header or header if has_secret else None
-        sealed = vault.seal(stored.scope, stored.name, address, header, Hidden(path, request.secret))
-    return ChangedForwarder(
-        address=address,
-        format=request.format or stored.format,
-        secret_header=header,
-        has_secret=has_secret,
-        sealed=sealed,
-        filter=stored.filter if query is None else query,
-    )
-
-
-def _opened(stored: StoredForwarder, vault: ForwardVault) -> Hidden:
-    try:
-        return vault.open(stored.scope, stored.name, stored.address, stored.secret_header, stored.sealed)
-    except Undecryptable:
-        raise SecretUnusable from None
-
-
-def _refused(field: str, message: str) -> InvalidRequest:
-    return InvalidRequest(violations=(Violation(pointer=f"/{field}", message=message),))

@@ -270,5 +270,6 @@ def target_of(forwarder: StoredForwarder, vault: ForwardVault) -> Target:
         header=forwarder.secret_header,
         secret=hidden.secret,
         format=forwarder.format,
+        client=hidden.client,
         attempt=forwarder.failures,
     )

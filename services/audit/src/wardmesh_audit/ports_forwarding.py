@@ -14,6 +14,7 @@ from wardmesh.ids import Scope
 from wardmesh.server.context import Call
 from wardmesh.server.tenant import TenantContext
 from wardmesh_audit.batches import Batch
+from wardmesh_audit.client_certificates import ClientCertificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class NewForwarder:
     format: ForwardFormat
     secret_header: str | None
     has_secret: bool
+    certificate_until: datetime | None
+    """When the client's certificate expires, if there is one."""
     sealed: bytes = field(repr=False)
     filter: Filter
     next_start: int
@@ -38,6 +41,8 @@ class ChangedForwarder:
     format: ForwardFormat
     secret_header: str | None
     has_secret: bool
+    certificate_until: datetime | None
+    """When the client's certificate expires, if there is one."""
     sealed: bytes = field(repr=False)
     filter: Filter
 
@@ -53,6 +58,8 @@ class StoredForwarder:
     format: ForwardFormat
     secret_header: str | None
     has_secret: bool
+    certificate_until: datetime | None
+    """When the client's certificate expires, if there is one."""
     sealed: bytes = field(repr=False)
     filter: Filter
     created_at: datetime
@@ -142,6 +149,7 @@ class Target:
     header: str | None
     secret: str | None = field(repr=False)
     format: ForwardFormat
+    client: ClientCertificate | None = field(default=None, repr=False)
     attempt: int = 0
     """How many have failed before: a name may have several addresses, and each gets its turn."""
 

@@ -1,7 +1,8 @@
 """The way out: which one an address names, and the one by HTTPS: one POST a batch, taken when the answer is 2xx.
 
 What always holds:
-- The certificate is verified for the name that the tenant gave, whatever address it resolved to.
+- The certificate is verified for the name that the tenant gave, whatever address it resolved to. One of ours is shown
+  if the tenant gave one, and the endpoint asks for it.
 - No redirect is followed, no proxy of the environment's is used, no cookie outlives a turn, and a connection serves
   one forwarder: nobody's secret goes where somebody else's certificate was looked at.
 - Of an answer the status is read, and `Retry-After`. Its body is dropped, after `ANSWER_BYTES` with the connection.
@@ -21,6 +22,7 @@ import httpx2
 
 from wardmesh_audit.batches import Batch, body_of, headers_of
 from wardmesh_audit.outward import IPAddress, NotPublic, Outward
+from wardmesh_audit.outward_tls import CLIENT_CERTIFICATE, OutwardTls, refused_us
 from wardmesh_audit.ports_forwarding import BatchTooLarge, Endpoint, NotDelivered, Sender, Target
 
 CONNECT_SECONDS: Final = 5.0
@@ -52,9 +54,10 @@ class HttpEndpoint:
         except (TimeoutError, httpx2.TimeoutException):
             raise NotDelivered("timed_out") from None
         except httpx2.ConnectError as error:
-            raise NotDelivered("tls" if _is_tls(error) else "unreachable") from None
-        except httpx2.HTTPError:
-            raise NotDelivered("broken") from None
+            raise NotDelivered(_of_tls(error) or "unreachable") from None
+        except httpx2.HTTPError as error:
+            # By TLS 1.3 an endpoint that will not have us says so after our first words.
+            raise NotDelivered(CLIENT_CERTIFICATE if refused_us(error) else "broken") from None
         if 200 <= status < 300:
             return
         if status == _TOO_LARGE:
@@ -106,9 +109,9 @@ async def reachable(outward: Outward, target: Target, seconds: float) -> IPAddre
 class HttpSender:
     """The port `Sender` by HTTPS."""
 
-    def __init__(self, outward: Outward, context: ssl.SSLContext, *, seconds: float) -> None:
+    def __init__(self, outward: Outward, tls: OutwardTls, *, seconds: float) -> None:
         self._outward = outward
-        self._context = context
+        self._tls = tls
         self._seconds = seconds
 
     @asynccontextmanager
@@ -117,7 +120,7 @@ class HttpSender:
         address = await reachable(self._outward, target, self._seconds)
         host = f"[{address}]" if address.version == 6 else str(address)
         transport = httpx2.AsyncHTTPTransport(
-            verify=self._context,
+            verify=await asyncio.to_thread(self._tls.context, target.client),
             trust_env=False,
             limits=httpx2.Limits(max_connections=1, max_keepalive_connections=1),
         )
@@ -135,10 +138,11 @@ def _seconds(retry_after: str | None) -> float | None:
     return float(retry_after) if retry_after is not None and retry_after.isdecimal() and len(retry_after) < 7 else None
 
 
-def _is_tls(error: BaseException) -> bool:
+def _of_tls(error: BaseException) -> str | None:
+    """Return our word for what was wrong, if it was the handshake."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, ssl.SSLError):
-            return True
+            return CLIENT_CERTIFICATE if refused_us(seen) else "tls"
         seen = seen.__cause__ or seen.__context__
-    return False
+    return None

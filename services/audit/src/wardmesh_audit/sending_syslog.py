@@ -7,7 +7,8 @@ way to say.
 
 What always holds:
 - A connection that is reset, or not ended in time, is a batch that was not taken: it is sent again. By TLS the end is
-  the receiver's `close_notify`, which RFC 5425 wants of it: anybody on the way can make a FIN.
+  the receiver's `close_notify`, which RFC 5425 wants of it: anybody on the way can make a FIN (`tls_connection`).
+- By TLS a receiver may ask who comes (RFC 5425, 4.2): it is shown the certificate that the tenant gave.
 - Without TLS nothing goes anywhere but into networks that an operator has named.
 - A batch has one deadline, however slowly the receiver reads. It runs in a thread of its own: the standard library's
   blocking sockets say plainly how a connection ended, which the event loops do not.
@@ -20,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -29,12 +29,13 @@ from typing import Final
 from wardmesh.contracts.audit import SYSLOG_TCP, SYSLOG_TLS
 from wardmesh_audit.batches import Batch, frames_of
 from wardmesh_audit.outward import IPAddress, Outward
+from wardmesh_audit.outward_tls import CLIENT_CERTIFICATE, OutwardTls, refused_us
 from wardmesh_audit.ports_forwarding import NotDelivered, Target
 from wardmesh_audit.sending import CONNECT_SECONDS, reachable
+from wardmesh_audit.tls_connection import PIECE, CutOff, Deadline, TlsConnection
 
 CONNECTIONS: Final = 16
 """At once in one process: more than there are turns and probes."""
-_PIECE: Final = 16 * 1024  # one TLS record
 _MARGIN_SECONDS: Final = 1.0
 """The thread ends by itself within its bound; this is for one that the machine did not let run."""
 
@@ -43,11 +44,11 @@ class SyslogEndpoint:
     """A receiver; each batch is a connection. Implements `Endpoint`."""
 
     def __init__(
-        self, target: Target, address: IPAddress, context: ssl.SSLContext, threads: ThreadPoolExecutor, seconds: float
+        self, target: Target, address: IPAddress, tls: OutwardTls, threads: ThreadPoolExecutor, seconds: float
     ) -> None:
         self._target = target
         self._address = address
-        self._context = context
+        self._tls = tls
         self._threads = threads
         self._seconds = seconds
 
@@ -61,7 +62,7 @@ class SyslogEndpoint:
     def _send(self, batch: Batch) -> None:
         """Connect, write, end, and wait for the end; in a thread."""
         frames = frames_of(batch, self._target.format)
-        until = _Deadline(self._seconds)
+        until = Deadline(self._seconds)
         try:
             plain = socket.create_connection(
                 (str(self._address), self._target.port), timeout=min(CONNECT_SECONDS, self._seconds)
@@ -80,57 +81,44 @@ class SyslogEndpoint:
                     _read_to_end(plain, until)
             except TimeoutError:
                 raise NotDelivered("timed_out") from None
-            except OSError:
-                raise NotDelivered("broken") from None
+            except OSError as error:
+                # By TLS 1.3 a receiver that will not have us says so after the handshake.
+                raise NotDelivered(CLIENT_CERTIFICATE if refused_us(error) else "broken") from None
 
-    def _send_by_tls(self, plain: socket.socket, frames: bytes, until: _Deadline) -> None:
-        plain.settimeout(until.left())
+    def _send_by_tls(self, plain: socket.socket, frames: bytes, until: Deadline) -> None:
+        secured = TlsConnection(plain, self._tls.context(self._target.client), self._target.host, until)
         try:
-            secured = self._context.wrap_socket(plain, server_hostname=self._target.host)
-        except ssl.SSLError:
-            raise NotDelivered("tls") from None
-        with secured:
-            _write(secured, frames, until)
-            secured.settimeout(until.left())
-            try:
-                secured.unwrap().close()
-            except ssl.SSLEOFError:
-                raise NotDelivered("cut_off") from None
+            secured.handshake()
+        except (ssl.SSLError, CutOff) as error:
+            raise NotDelivered(CLIENT_CERTIFICATE if refused_us(error) else "tls") from None
+        try:
+            secured.write(frames)
+            secured.end()
+        except CutOff:
+            raise NotDelivered("cut_off") from None
 
 
-class _Deadline:
-    def __init__(self, seconds: float) -> None:
-        self._at = time.monotonic() + seconds
-
-    def left(self) -> float:
-        """Return the seconds that are left; raise `TimeoutError` if there are none."""
-        left = self._at - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return left
-
-
-def _write(connection: socket.socket, content: bytes, until: _Deadline) -> None:
+def _write(connection: socket.socket, content: bytes, until: Deadline) -> None:
     view = memoryview(content)
     while view:
         connection.settimeout(until.left())
-        view = view[connection.send(view[:_PIECE]) :]
+        view = view[connection.send(view[:PIECE]) :]
 
 
-def _read_to_end(connection: socket.socket, until: _Deadline) -> None:
+def _read_to_end(connection: socket.socket, until: Deadline) -> None:
     """Wait for the other side's end; what it says before that is dropped."""
     while True:
         connection.settimeout(until.left())
-        if not connection.recv(_PIECE):
+        if not connection.recv(PIECE):
             return
 
 
 class SyslogSender:
     """The port `Sender` by syslog."""
 
-    def __init__(self, outward: Outward, context: ssl.SSLContext, *, seconds: float) -> None:
+    def __init__(self, outward: Outward, tls: OutwardTls, *, seconds: float) -> None:
         self._outward = outward
-        self._context = context
+        self._tls = tls
         self._seconds = seconds
         self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="syslog")
 
@@ -140,7 +128,7 @@ class SyslogSender:
         address = await reachable(self._outward, target, self._seconds)
         if target.scheme == SYSLOG_TCP and not self._outward.is_named(address):
             raise NotDelivered("not_encrypted")
-        yield SyslogEndpoint(target, address, self._context, self._threads, self._seconds)
+        yield SyslogEndpoint(target, address, self._tls, self._threads, self._seconds)
 
     def close(self) -> None:
         """Take no more batches; those in hand end within their time."""

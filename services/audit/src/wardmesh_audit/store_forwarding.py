@@ -26,21 +26,22 @@ from wardmesh_audit.ports_forwarding import ChangedForwarder, Leased, NewForward
 
 _log = logging.getLogger(__name__)
 _COLUMNS: Final = (
-    "scope_id, name, incarnation, address, format, secret_header, has_secret, sealed, filter, created_at, next_index, "
-    "paused, failures, failing_since, last_error, delivered_at"
+    "scope_id, name, incarnation, address, format, secret_header, has_secret, certificate_until, sealed, filter, "
+    "created_at, next_index, paused, failures, failing_since, last_error, delivered_at"
 )
 _LIST: Final = f"select {_COLUMNS} from audit.forwarders order by name"  # noqa: S608 - constants
 _ADD: Final = f"""
-    insert into audit.forwarders (name, address, format, secret_header, has_secret, sealed, filter, next_index)
-    values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing returning {_COLUMNS}
+    insert into audit.forwarders
+        (name, address, format, secret_header, has_secret, certificate_until, sealed, filter, next_index)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing returning {_COLUMNS}
 """  # noqa: S608
 _ONE_AT_A_TIME: Final = "select pg_advisory_xact_lock(hashtextextended('audit.forwarders.' || app.scope_id(), 0))"
 _FOR_A_CHANGE: Final = f"select {_COLUMNS} from audit.forwarders where name = $1 for update"  # noqa: S608
 # Another incarnation: a batch that is on its way was for what it was before, and must say nothing of what it is now.
 _EDIT: Final = f"""
     update audit.forwarders
-       set address = $2, format = $3, secret_header = $4, has_secret = $5, sealed = $6, filter = $7,
-           incarnation = gen_random_uuid(), lease = null, leased_until = null, attempt_at = now()
+       set address = $2, format = $3, secret_header = $4, has_secret = $5, certificate_until = $6, sealed = $7,
+           filter = $8, incarnation = gen_random_uuid(), lease = null, leased_until = null, attempt_at = now()
      where name = $1 returning {_COLUMNS}
 """  # noqa: S608
 _REMOVE: Final = "delete from audit.forwarders where name = $1 returning true"
@@ -88,6 +89,7 @@ class PostgresForwarding:
                 new.format,
                 new.secret_header,
                 new.has_secret,
+                new.certificate_until,
                 new.sealed,
                 _document(new.filter),
                 new.next_start,
@@ -117,6 +119,7 @@ class PostgresForwarding:
                 changed.format,
                 changed.secret_header,
                 changed.has_secret,
+                changed.certificate_until,
                 changed.sealed,
                 _document(changed.filter),
             )
@@ -200,6 +203,7 @@ def _stored(row: asyncpg.Record) -> StoredForwarder:
         format=ForwardFormat(row["format"]),
         secret_header=row["secret_header"],
         has_secret=row["has_secret"],
+        certificate_until=row["certificate_until"],
         sealed=row["sealed"],
         filter=Filter.model_validate(row["filter"]),
         created_at=row["created_at"],

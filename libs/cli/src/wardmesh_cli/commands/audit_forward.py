@@ -8,7 +8,15 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
-from wardmesh.contracts.audit import Filter, Forwarder, ForwarderState, ForwardFormat
+from wardmesh.contracts.audit import (
+    MAX_CLIENT_CERTIFICATE_BYTES,
+    MAX_CLIENT_KEY_BYTES,
+    Filter,
+    Forwarder,
+    ForwarderState,
+    ForwardFormat,
+)
+from wardmesh_cli.bounded_files import read_bounded
 from wardmesh_cli.commanding import Run, mesh_command
 from wardmesh_cli.commands.audit_filter import (
     ActionOption,
@@ -37,6 +45,19 @@ SecretOption: TypeAlias = Annotated[
 SecretFileOption: TypeAlias = Annotated[
     Path | None, typer.Option("--secret-file", help="With the secret in this file.")
 ]
+CertificateOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--client-certificate",
+        exists=True,
+        dir_okay=False,
+        help="Shown to an endpoint that asks who comes: PEM, with what vouches for it.",
+    ),
+]
+KeyOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--client-key", exists=True, dir_okay=False, help="The certificate's key: PEM, without a password."),
+]
 _COLOURS: Final = {ForwarderState.OK: GOOD, ForwarderState.RETRYING: BAD, ForwarderState.STOPPED: DOUBTFUL}
 
 
@@ -59,6 +80,8 @@ async def add(
     header: Annotated[
         str | None, typer.Option("--header", help="The secret's header, else Authorization: Bearer …")
     ] = None,
+    client_certificate: CertificateOption = None,
+    client_key: KeyOption = None,
     start: Annotated[int | None, typer.Option("--start", min=0, help="From this index on, else from now.")] = None,
     start_time: Annotated[
         datetime | None, typer.Option("--from", help="From what was received at this time (UTC) on, else from now.")
@@ -95,6 +118,8 @@ async def add(
         format=form,
         secret=_secret(secret, secret_file),
         secret_header=header,
+        client_certificate=_pem(client_certificate, MAX_CLIENT_CERTIFICATE_BYTES),
+        client_key=_pem(client_key, MAX_CLIENT_KEY_BYTES),
         filter=wanted,
         start=start,
         start_time=utc(start_time),
@@ -116,6 +141,11 @@ async def edit(
     secret_file: SecretFileOption = None,
     header: Annotated[str | None, typer.Option("--header", help="The secret's header, else the one it had.")] = None,
     no_secret: Annotated[bool, typer.Option("--no-secret", help="Without a secret from now on.")] = False,
+    client_certificate: CertificateOption = None,
+    client_key: KeyOption = None,
+    no_client_certificate: Annotated[
+        bool, typer.Option("--no-client-certificate", help="Without a client's certificate from now on.")
+    ] = False,
     everything: Annotated[bool, typer.Option("--everything", help="Without a filter from now on.")] = False,
     category: CategoryOption = None,
     actor: ActorOption = None,
@@ -152,6 +182,9 @@ async def edit(
         secret=_secret(secret, secret_file),
         secret_header=header,
         without_secret=no_secret,
+        client_certificate=_pem(client_certificate, MAX_CLIENT_CERTIFICATE_BYTES),
+        client_key=_pem(client_key, MAX_CLIENT_KEY_BYTES),
+        without_client_certificate=no_client_certificate,
         filter=wanted if everything or wanted != Filter() else None,
     )
     _show(run, edited)
@@ -166,7 +199,10 @@ async def list_(run: Run) -> None:
         run.out.document(found)
         return
     run.out.table(
-        ("name", "address", "format", "state", "next", "behind", "delivered", "failing since", "error"),
+        (
+            *("name", "address", "format", "state", "next", "behind", "delivered", "failing since", "error"),
+            "certificate until",
+        ),
         [
             (
                 each.name,
@@ -178,6 +214,7 @@ async def list_(run: Run) -> None:
                 each.delivered_at,
                 each.failing_since,
                 each.last_error,
+                each.client_certificate_until,
             )
             for each in found.forwarders
         ],
@@ -226,6 +263,7 @@ def _advice(error: str) -> str:
         "not_public": "The address leads inside, or nowhere; an operator can allow it (WARDMESH_AUDIT_FORWARD_ALLOW).",
         "tls": "Its certificate must be for this name, by an authority that the audit service trusts.",
         "not_encrypted": "Use syslog+tls://, or let an operator name its network (WARDMESH_AUDIT_FORWARD_ALLOW).",
+        "client_certificate": "It asks who comes: edit --client-certificate FILE --client-key FILE.",
         "cut_off": "A receiver must answer close_notify with its own (RFC 5425): else nobody knows what it read.",
         "secret_unusable": "Give it its address and secret anew (edit --to … --secret): the service's key is another.",
     }.get(error, "Look at the endpoint; what is due stays due until it is taken.")
@@ -233,6 +271,15 @@ def _advice(error: str) -> str:
 
 def _secret(asked: bool, file: Path | None) -> str | None:
     return read_value(file, what="secret").decode().rstrip("\r\n") if asked or file is not None else None
+
+
+def _pem(file: Path | None, max_bytes: int) -> str | None:
+    if file is None:
+        return None
+    try:
+        return read_bounded(file, max_bytes).decode("ascii")
+    except UnicodeDecodeError:
+        raise UsageFailed(f"{file} is not PEM.", "It begins with -----BEGIN …-----.") from None
 
 
 def _show(run: Run, forwarder: Forwarder) -> None:

@@ -41,6 +41,10 @@ SYSLOG_TLS: Final = "syslog+tls"
 SYSLOG_TCP: Final = "syslog+tcp"
 PROBE_SECONDS: Final = 8.0
 """How long an endpoint may take for a probe."""
+MAX_CLIENT_CERTIFICATE_BYTES: Final = 16 * 1024
+"""A client's certificate with those that vouch for it: eight of the usual kind."""
+MAX_CLIENT_KEY_BYTES: Final = 4096
+"""A key of RSA with 4096 bits has 3,272."""
 _ADDRESS: Final = re.compile(
     r"(?P<scheme>https|syslog\+tls|syslog\+tcp)://"
     r"(?P<host>[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])"
@@ -112,6 +116,10 @@ HeaderName = Annotated[
 ]
 ForwarderSecret = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,4094}[\x21-\x7e])?$")]
 """Printable ASCII, as a header's value is."""
+_TEXT: Final = r"^[\t\r\n\x20-\x7e]+$"
+CertificatePem = Annotated[str, StringConstraints(max_length=MAX_CLIENT_CERTIFICATE_BYTES, pattern=_TEXT)]
+KeyPem = Annotated[str, StringConstraints(max_length=MAX_CLIENT_KEY_BYTES, pattern=_TEXT)]
+"""Without a password."""
 
 
 class ForwardFormat(enum.StrEnum):
@@ -136,7 +144,8 @@ class AddForwarder(Message):
 
     From index `start` on, else from what was received at `start_time`, else from now. With a `secret`,
     `Authorization: Bearer …` goes with each POST, or the header that is named with the secret as it is. Syslog goes by
-    TLS (RFC 5425); without it (`syslog+tcp`) into networks alone that an operator has named.
+    TLS (RFC 5425); without it (`syslog+tcp`) into networks alone that an operator has named. By TLS an endpoint that
+    asks who comes is shown `client_certificate`: PEM, the client's own first, then those that vouch for it.
     """
 
     name: Token
@@ -144,6 +153,8 @@ class AddForwarder(Message):
     format: ForwardFormat = ForwardFormat.OCSF
     secret: ForwarderSecret | None = Field(default=None, repr=False)
     secret_header: HeaderName | None = None
+    client_certificate: CertificatePem | None = Field(default=None, repr=False)
+    client_key: KeyPem | None = Field(default=None, repr=False)
     filter: Filter = Filter()
     start: int | None = Field(default=None, ge=0)
     start_time: Time | None = None
@@ -154,14 +165,23 @@ class AddForwarder(Message):
             raise _refused("a header is named for a secret, and there is none")
         if self.secret is not None and parse_address(self.url).scheme != HTTPS:
             raise _refused("syslog has no place for a secret")
+        _check_pair(self.client_certificate, self.client_key, self.url)
         return self
+
+
+def _check_pair(certificate: str | None, key: str | None, url: str | None) -> None:
+    if (certificate is None) != (key is None):
+        raise _refused("a client's certificate and its key come together")
+    if certificate is not None and url is not None and parse_address(url).scheme == SYSLOG_TCP:
+        raise _refused("without TLS there is nobody to show a certificate to")
 
 
 class EditForwarder(Message):
     """Change what is named of a forwarder, and nothing else; it goes on where it is.
 
-    A secret never follows to another address: with a `url`, also with another path of the same host, it is given again,
-    or left behind (`without_secret`). A secret that is given without a header goes where the one before it went.
+    A secret never follows to another address, nor does a client's certificate: with a `url`, also with another path of
+    the same host, they are given again, or left behind (`without_secret`, `without_client_certificate`). A secret that
+    is given without a header goes where the one before it went.
     """
 
     name: Token
@@ -170,6 +190,9 @@ class EditForwarder(Message):
     secret: ForwarderSecret | None = Field(default=None, repr=False)
     secret_header: HeaderName | None = None
     without_secret: bool = False
+    client_certificate: CertificatePem | None = Field(default=None, repr=False)
+    client_key: KeyPem | None = Field(default=None, repr=False)
+    without_client_certificate: bool = False
     filter: Filter | None = None
     """In the place of the one before, whole; an empty one lets everything through."""
 
@@ -179,6 +202,9 @@ class EditForwarder(Message):
             raise _refused("nothing is named that is to change")
         if self.secret is not None and self.without_secret:
             raise _refused("there is a secret, or there is none")
+        if self.client_certificate is not None and self.without_client_certificate:
+            raise _refused("there is a client's certificate, or there is none")
+        _check_pair(self.client_certificate, self.client_key, self.url)
         if self.secret_header is not None and self.secret is None:
             raise _refused("a header is named for a secret, and there is none")
         if self.secret is not None and self.url is not None and parse_address(self.url).scheme != HTTPS:
@@ -195,6 +221,8 @@ class Forwarder(Message):
     format: ForwardFormat
     has_secret: bool
     secret_header: str | None = None
+    client_certificate_until: Time | None = None
+    """When the client's certificate expires, if there is one."""
     filter: Filter
     next_start: int
     size: int
