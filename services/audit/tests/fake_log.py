@@ -41,6 +41,7 @@ from wardmesh_audit.ports import (
     NOTHING,
     Kept,
     Located,
+    LogStore,
     PendingErasure,
     Place,
     Publication,

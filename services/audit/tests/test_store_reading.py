@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -178,7 +177,7 @@ async def test_a_person_is_found_also_in_what_was_sealed_before_there_were_pseud
     await log.seal(
         operator.scope,
         [
-            replace(each, committed=(), names=None, openings=None) if place % 2 else each
+            each._replace(committed=(), names=None, openings=None) if place % 2 else each
             for place, each in enumerate(protected)
         ],
     )

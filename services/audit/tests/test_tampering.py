@@ -116,8 +116,7 @@ async def test_two_entries_that_changed_places_are_named(
         "delete from audit.tiles where scope_id = $1 and index = 1",
         "update audit.logs set root = sha256(root) where scope_id = $1",
         "update audit.logs set frontier[1] = sha256(frontier[1]) where scope_id = $1",
-        "update audit.logs set size = 1, frontier = array[sha256('x')], root = sha256('x') "
-        "where scope_id = $1",
+        "update audit.logs set size = 1, frontier = array[sha256('x')], root = sha256('x') where scope_id = $1",
     ],
 )
 async def test_a_tampered_tree_is_not_signed(

@@ -91,8 +91,7 @@ class Names(NamedTuple):
     targets: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):  # made for every event, at a quarter of what a frozen dataclass costs
     """An event that waits for its place in the log.
 
     Where its leaf commits to something, it MUST NOT be stored before it has `openings` (sealed) and `names` for it

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from typing import Final, NamedTuple, Protocol
@@ -28,11 +28,11 @@ from opentelemetry import metrics
 
 from wardmesh.errors import WardmeshError
 from wardmesh.headers import TRACE_PARENT
-from wardmesh.ids import Scope
+from wardmesh.ids import OrgId, Scope
 from wardmesh.server import telemetry
 from wardmesh.server.database_errors import DatabaseDefect
 from wardmesh.server.messages import OutboundMessage
-from wardmesh.subjects import SealedSubject
+from wardmesh.subjects import AuditSubject, InvalidSubjectError, SealedSubject
 from wardmesh_audit import domain
 from wardmesh_audit.domain import Candidate, Envelope, News, Random, Stored
 from wardmesh_audit.errors import LogDamaged, MalformedEnvelope
@@ -42,11 +42,14 @@ from wardmesh_audit.subjects import Subjects
 RETRY_SECONDS: Final = 1.0
 DAMAGED_RETRY_SECONDS: Final = 30.0
 """Somebody has to repair something first."""
-PARALLEL_SCOPES: Final = 4
-"""Transactions of one batch at once; the pool has more connections, which answer calls meanwhile."""
+PARALLEL_SCOPES: Final = 2
+"""Transactions at once: one is at the database while the other is made. More of them wait for each other there, for
+room at the end of the same tables; the pool has more connections, which answer calls meanwhile."""
 TRANSACTION_EVENTS: Final = 4_096
 TRANSACTION_BYTES: Final = 4 * 1024 * 1024
 """Of one scope's transaction; it must stay well within the database's time limits, or it would never succeed."""
+UNBROKEN_BYTES: Final = 32 * 1024
+"""Understood at a stretch: a millisecond, for which answers of the database wait."""
 PUBLISH_ENTRIES: Final = 256
 PUBLISH_BYTES: Final = 512 * 1024
 """Of one message; it must stay below what the broker takes (1 MiB) and whoever is woken by it wants to have at once."""
@@ -115,30 +118,56 @@ class Sealer:
         self._room = asyncio.Semaphore(PARALLEL_SCOPES)
 
     async def seal(self, messages: Sequence[Incoming]) -> None:
-        """Seal a batch; return when every message is acknowledged or asked to come again."""
-        scopes: dict[Scope, list[_Sealable]] = {}
-        async with asyncio.TaskGroup() as tasks:
-            for message in messages:
-                try:
-                    envelope = domain.decode_envelope(
-                        message.subject, message.data, message.received_at, random=self._random
-                    )
-                except MalformedEnvelope as problem:
-                    tasks.create_task(self._bury(message, problem))
-                else:
-                    scopes.setdefault(envelope.scope, []).append(_Sealable(message, envelope))
-            for scope, group in scopes.items():
-                tasks.create_task(self._seal_scope(scope, group))
+        """Seal a batch; return when every message is acknowledged or asked to come again.
 
-    async def _seal_scope(self, scope: Scope, group: Sequence[_Sealable]) -> None:
-        async with self._room:
+        What comes next is understood while the database is at what came before: of the two, a sealer does only one.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            for scope, group in _by_scope(messages).items():
+                before: asyncio.Task[None] | None = None
+                async for part in self._understood(group, tasks):
+                    if before is not None:
+                        await before  # a scope's entries are in the order of its messages
+                    await self._room.acquire()
+                    before = tasks.create_task(self._seal_part(scope, part))
+
+    async def _understood(
+        self, messages: Sequence[Incoming], tasks: asyncio.TaskGroup
+    ) -> AsyncIterator[list[_Sealable]]:
+        """Yield messages of one scope, as many as a transaction takes, but at least one; bury what is none."""
+        part: list[_Sealable] = []
+        events = size = unbroken = 0
+        for message in messages:
+            if unbroken > UNBROKEN_BYTES:
+                await asyncio.sleep(0)  # whoever has an answer of the database goes on with it
+                unbroken = 0
+            unbroken += len(message.data)
+            try:
+                envelope = domain.decode_envelope(
+                    message.subject, message.data, message.received_at, random=self._random
+                )
+            except MalformedEnvelope as problem:
+                tasks.create_task(self._bury(message, problem))
+                continue
+            events += len(envelope.candidates)
+            size += len(message.data)
+            if part and (events > TRANSACTION_EVENTS or size > TRANSACTION_BYTES):
+                yield part
+                part, events, size = [], len(envelope.candidates), len(message.data)
+            part.append(_Sealable(message, envelope))
+        if part:
+            yield part
+
+    async def _seal_part(self, scope: Scope, part: Sequence[_Sealable]) -> None:
+        try:
             with ExitStack() as spans:
-                for trace_parent in {item.message.headers.get(TRACE_PARENT) for item in group}:
+                for trace_parent in {item.message.headers.get(TRACE_PARENT) for item in part}:
                     headers = {} if trace_parent is None else {TRACE_PARENT: trace_parent}
                     span = spans.enter_context(telemetry.consumer_span("audit.seal", headers))
                     span.set_attribute("wardmesh.scope", scope)
-                for part in _parts(group):
-                    await self._seal_group(scope, part)
+                await self._seal_group(scope, part)
+        finally:
+            self._room.release()
 
     async def _seal_group(self, scope: Scope, group: Sequence[_Sealable]) -> None:
         try:
@@ -225,18 +254,16 @@ class Sealer:
                 more = upto < publication.size
 
 
-def _parts(group: Sequence[_Sealable]) -> Iterator[list[_Sealable]]:
-    """Yield a scope's messages in order, as many at once as one transaction takes; one message is always taken."""
-    part: list[_Sealable] = []
-    events = size = 0
-    for item in group:
-        events += len(item.envelope.candidates)
-        size += len(item.message.data)
-        if part and (events > TRANSACTION_EVENTS or size > TRANSACTION_BYTES):
-            yield part
-            part, events, size = [], len(item.envelope.candidates), len(item.message.data)
-        part.append(item)
-    yield part
+def _by_scope(messages: Sequence[Incoming]) -> dict[Scope, list[Incoming]]:
+    """Return messages by whose they are; those that are nobody's, and will be buried, count as the mesh's own."""
+    scopes: dict[Scope, list[Incoming]] = {}
+    for message in messages:
+        try:
+            scope = AuditSubject.parse(message.subject).scope
+        except InvalidSubjectError:
+            scope = OrgId.nil()
+        scopes.setdefault(scope, []).append(message)
+    return scopes
 
 
 def messages_of(scope: Scope, told: Sequence[News]) -> list[OutboundMessage]:

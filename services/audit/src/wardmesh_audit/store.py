@@ -60,8 +60,8 @@ _LOCATE: Final = """
       from audit.leaves l left join audit.entries e on e.scope_id = l.scope_id and e.index = l.index
      where l.scope_id = $1 and l.event_id = $2
 """
-# All that an append writes, in one round trip: its fixed cost is most of what a small one costs (docs/adr/0020). A list of
-# lists is no array of PostgreSQL's, so each event's targets travel as the text of an array.
+# All that an append writes, in one round trip: those are what a small one costs (docs/adr/0020). A list of lists
+# is no array of PostgreSQL's, so each event's targets travel as the text of an array.
 _APPEND: Final = """
     with leaves as (
         insert into audit.leaves (scope_id, index, event_id, leaf_hash, kept_to)

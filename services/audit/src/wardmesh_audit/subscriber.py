@@ -35,8 +35,8 @@ from wardmesh.server.messaging import RECONNECT_WAIT_SECONDS
 from wardmesh.server.subscribing import nkey_security
 
 CONSUMER: Final = "sealer"
-BATCH_MESSAGES: Final = 512
-"""So many that a busy tenant's share a transaction, whose cost is mostly its own; `pulling` bounds their bytes."""
+BATCH_MESSAGES: Final = 2_048
+"""So many that a tenant's small ones share a transaction, whose cost is its own; `pulling` bounds their bytes."""
 PULL_SECONDS: Final = 5.0
 """How long an idle sealer waits before it asks again."""
 ACK_WAIT_SECONDS: Final = 30.0
