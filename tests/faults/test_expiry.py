@@ -9,7 +9,8 @@ from typing import Final
 import pytest
 from tests.faults.conftest import TOKEN_SECONDS
 from tests.faults.ledger import read_log
-from tests.faults.load import settled, working
+from tests.faults.load import settled
+from tests.faults.working import working
 from tests.faults.world import House
 
 import wardmesh

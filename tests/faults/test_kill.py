@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import pytest
-from tests.faults.load import settled, working
+from tests.faults.load import settled
+from tests.faults.working import working
 from tests.faults.world import House
 
 from wardmesh.subjects import SERVICES

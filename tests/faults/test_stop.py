@@ -14,7 +14,8 @@ from typing import Final
 
 import pytest
 from tests.faults.conftest import ReportedMesh
-from tests.faults.load import Ended, settled, working
+from tests.faults.load import Ended, settled
+from tests.faults.working import working
 from tests.faults.world import House
 
 from wardmesh.client.retry import LONGEST_DELAY_SECONDS
