@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from command_shell import Shell
-from fake_mesh import NOW, World
+from fake_audit import NOW
+from fake_mesh import World
 
 from wardmesh.contracts.audit import Filter, ForwarderProbe, ForwarderState, ForwardFormat, Outcome
 from wardmesh.contracts.operation import Category

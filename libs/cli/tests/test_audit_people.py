@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from command_shell import Shell
-from fake_mesh import LOG_KEY, World
+from fake_audit import LOG_KEY
+from fake_mesh import World
 
 from wardmesh.crypto.checkpoint import Checkpoint, sign_checkpoint
 from wardmesh.crypto.note import Signer

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from command_shell import Shell
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from fake_mesh import LOG_KEY, NOW, World
+from fake_audit import LOG_KEY, NOW
+from fake_mesh import World
 from test_audit_verify import KEY as EXPORT_KEY
 from test_audit_verify import LEAVES, Log, note
 
