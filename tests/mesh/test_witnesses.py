@@ -29,6 +29,7 @@ from wardmesh.crypto.tlog_policy import Policy
 from wardmesh.crypto.tlog_witness import MAX_REQUEST_BYTES, SIZE_TYPE, AddCheckpoint, parse_size
 from wardmesh.errors import ServiceUnavailable
 from wardmesh.headers import DEADLINE_MS
+from wardmesh.ids import UserId
 from wardmesh_audit.proofs import Head
 from wardmesh_audit.signing import LogSigner
 from wardmesh_cli.application import build
@@ -120,6 +121,33 @@ async def test_a_log_is_cosigned_by_another_mesh_and_verified_offline(world: Wor
             assert said.count("cosigned   by") == 2
         status, said = await asyncio.to_thread(command, *verify, *key, *witnesses, *stranger)
         assert (status, "missing: stranger" in said) == (1, True), said
+
+
+async def test_an_erasure_is_shown_to_whoever_trusts_the_witnesses(world: World, tmp_path: Path) -> None:
+    """Erase, certificate, receipt with cosignatures: verified offline, by the policy and by keys alone."""
+    policy = Policy.parse(world.policy.read_bytes())
+    async with await world.tenant.connect_as_owner() as mesh:
+        somebody = UserId.new()
+        about = wardmesh.NewAuditEvent(category="tool_call", action="tool.call", targets=(somebody,))
+        await mesh.audit.receipt(event_id=await mesh.audit.emit(about))
+        erased = await mesh.audit.erase(subject=somebody)
+        receipt = await mesh.audit.receipt(event_id=erased.erasure_id)
+        other = await mesh.audit.receipt(event_id=await mesh.audit.emit(about))
+    (tmp_path / "certificate").write_text(erased.certificate)
+    for name, given in (("receipt", receipt), ("other", other)):
+        (tmp_path / name).write_text(given.proof)
+        assert somebody not in given.proof
+    verify = ("verify-certificate", str(tmp_path / "certificate"), "--key", erased.verifier_key)
+    witnesses = [option for each in policy.witnesses.values() for option in ("--witness", str(each.key))]
+    for asked in (("--policy", str(world.policy)), (*witnesses, "--quorum", "2")):
+        status, said = await asyncio.to_thread(command, *verify, "--receipt", str(tmp_path / "receipt"), *asked)
+        assert (status, said.count("cosigned   by")) == (0, 2), said
+        assert f"told by    entry {receipt.index} of the log" in said
+        status, said = await asyncio.to_thread(command, *verify, "--receipt", str(tmp_path / "other"), *asked)
+        assert (status, "another event than the erasure" in said) == (1, True), said
+    stranger = ("--witness", str(Cosigner("stranger", Ed25519PrivateKey.generate()).verifier))
+    status, said = await asyncio.to_thread(command, *verify, "--receipt", str(tmp_path / "receipt"), *stranger)
+    assert (status, "missing: stranger" in said) == (1, True), said
 
 
 async def test_what_the_gateway_serves_is_cosigned_too(world: World, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from wardmesh.crypto.note import SignedNote, Signer, sign_note
 from wardmesh.crypto.tlog import consistency_proof, inclusion_proof
 from wardmesh.crypto.tlog_proof import TlogProof
 from wardmesh.errors import NotFound, NothingToErase, NotSealed
-from wardmesh.ids import EventId, UserId
+from wardmesh.ids import EventId, ServiceId, UserId
 
 if TYPE_CHECKING:
     from fake_mesh import World
@@ -87,6 +87,7 @@ class FakeAudit:
         return audit.Checkpoint(note=note.decode(), verifier_key=str(LOG_KEY.verifier), size=len(self._leaves()))
 
     async def receipt(self, *, event_id: EventId, wait_seconds: float) -> audit.Receipt:
+        self._world.fail("audit.receipt")
         ids = [entry.event.id for entry in self._world.entries]
         if event_id not in ids:
             raise NotSealed
@@ -115,6 +116,17 @@ class FakeAudit:
             erasure_id=text.erasure_id, erased_at=NOW, entries=text.entries, certificate=certificate
         )
         self._world.erasures.append(erasure)
+        told = audit.AuditEvent(
+            id=text.erasure_id,
+            occurred_at=NOW,
+            category=Category.ADMINISTRATION,
+            action=audit.ERASED,
+            outcome=audit.Outcome.SUCCESS,
+            actor=ServiceId.nil(),
+            details={"entries": text.entries},
+        )
+        entry = audit.Entry(index=text.size, scope=self._world.workspace, source="audit", event=told, received_at=NOW)
+        self._world.entries.append(entry)
         return audit.Erased(**dict(erasure), verifier_key=str(LOG_KEY.verifier))
 
     async def erasures(self, *, limit: int) -> audit.Erasures:

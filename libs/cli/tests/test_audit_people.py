@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from command_shell import Shell
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fake_audit import LOG_KEY
 from fake_mesh import World
 
 from wardmesh.crypto.checkpoint import Checkpoint, sign_checkpoint
+from wardmesh.crypto.cosignature import Cosigner
 from wardmesh.crypto.note import Signer
+from wardmesh.errors import ServiceUnavailable
 from wardmesh.ids import UserId
 
 KEY = str(LOG_KEY.verifier)
@@ -51,6 +54,54 @@ def test_an_erasure_is_meant_and_its_certificate_verifies_without_the_mesh(
     assert wardmesh("audit", "verify-certificate", str(file), "--key", KEY, "--json").json["entries"] == 3
     assert wardmesh("audit", "erasures", "--json").json["erasures"][0]["certificate"] == file.read_text()
     assert wardmesh("audit", "erasures").out.splitlines()[1].split()[-1] == "3"
+
+
+def test_a_certificate_goes_with_a_receipt_that_witnesses_have_seen(
+    wardmesh: Shell, world: World, tmp_path: Path
+) -> None:
+    one, two = (Cosigner(name, Ed25519PrivateKey.generate()) for name in ("w1.example", "w2.example"))
+    world.cosigners.append(one)
+    world.log("secret.get")
+    file, receipt = tmp_path / "certificate", tmp_path / "receipt"
+    erase = ("audit", "erase", UserId.new(), "--yes", "--output", str(file))
+    assert wardmesh(*erase, "--receipt", str(file)).status == 2, "two files"
+    ran = wardmesh(*erase, "--receipt", str(receipt))
+    assert (ran.status, "receipt: entry 1 of 2" in ran.err) == (0, True), ran.err
+
+    connections = len(world.connections)
+    verify = ("audit", "verify-certificate", str(file), "--key", KEY)
+    ran = wardmesh(*verify, "--receipt", str(receipt), "--witness", str(one.verifier))
+    assert (ran.status, len(world.connections)) == (0, connections)
+    assert "cosigned   by w1.example" in ran.out
+    assert "told by    entry 1 of the log" in ran.out
+    asked = ("--receipt", str(receipt), "--witness", str(one.verifier), "--json")
+    found = wardmesh(*verify, *asked).json
+    assert (found["told_by"], list(found["cosigned_by"])) == (1, ["w1.example"])
+    found = wardmesh(*verify, "--json").json
+    assert (found["told_by"], found["cosigned_by"]) == (None, None)
+    ran = wardmesh(*verify, "--receipt", str(receipt), "--witness", str(two.verifier))
+    assert (ran.status, "missing: w2.example" in ran.err) == (1, True), ran.err
+    ran = wardmesh(*verify, "--witness", str(one.verifier))
+    assert (ran.status, "Add --receipt" in ran.err) == (2, True), "cosignatures that were asked for are not passed over"
+    receipt.unlink()
+    assert wardmesh("audit", "receipt", world.entries[0].event.id, "--output", str(receipt)).status == 0
+    ran = wardmesh(*verify, "--receipt", str(receipt))
+    assert (ran.status, "of another event than the erasure" in ran.err) == (1, True), ran.err
+
+
+def test_an_erasure_stands_where_its_receipt_could_not_be_had(wardmesh: Shell, world: World, tmp_path: Path) -> None:
+    file, receipt = tmp_path / "certificate", tmp_path / "receipt"
+    erase = ("audit", "erase", UserId.new(), "--yes", "--output", str(file), "--receipt", str(receipt))
+    world.failures["audit.receipt"] = ServiceUnavailable("Too few witnesses for the quorum.")
+    ran = wardmesh(*erase)
+    assert (ran.status, len(world.erasures)) == (1, 1)
+    assert "The person was erased, but there is no receipt of it yet" in ran.err
+    assert f"wardmesh audit receipt {world.erasures[0].erasure_id} --output {receipt}" in ran.err
+    assert wardmesh("audit", "verify-certificate", str(file), "--key", KEY).status == 0
+    world.failures.clear()
+    assert wardmesh("audit", "receipt", world.erasures[0].erasure_id, "--output", str(receipt)).status == 0
+    verify = ("audit", "verify-certificate", str(file), "--key", KEY, "--receipt", str(receipt))
+    assert wardmesh(*verify).status == 0
 
 
 def test_what_certifies_nothing(wardmesh: Shell, tmp_path: Path) -> None:

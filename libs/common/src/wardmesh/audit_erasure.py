@@ -12,10 +12,16 @@ It says that the log of that origin destroyed, at that time, the only key by whi
 about; and what the log was before (`size`, `root`), which a consistency proof leads on from. It does not say who it is:
 whoever asked for the erasure knows. The log has an entry about the event that the erasure is called after.
 
-What always holds: it is no checkpoint, and no checkpoint is one: their second lines are of different forms. A text has
-one certificate, and a certificate one text.
+That is the log's word, and nobody else's: witnesses cosign checkpoints, not certificates. What they have seen is the
+tree that this entry is in, so a receipt of it (`wardmesh.audit_receipt`) is what goes with a certificate to whoever
+trusts them: `verify_erasure` takes both.
 
-On failure: `MalformedEncoding`, `BadSignature`, `InvalidKey`.
+What always holds: it is no checkpoint, and no checkpoint is one: their second lines are of different forms. A text has
+one certificate, and a certificate one text. `verify_erasure` returns only if the log itself said of this erasure, in an
+entry behind the certificate's size, what the certificate says, and if the policy's quorum has cosigned a tree with it.
+
+On failure: `MalformedEncoding`, `BadSignature`, `InvalidKey`; `BadProof` for a receipt of something else,
+`NotWitnessed`.
 """
 
 from __future__ import annotations
@@ -24,14 +30,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Self
 
+from wardmesh.audit_receipt import VerifiedReceipt, verify_receipt
+from wardmesh.audit_rows import Row, entry_of
+from wardmesh.contracts.audit import ERASED, Outcome
 from wardmesh.crypto.checkpoint import MAX_SIZE
 from wardmesh.crypto.encoding import base64_decode, base64_encode, decimal_decode
-from wardmesh.crypto.errors import BadSignature, MalformedEncoding
+from wardmesh.crypto.errors import BadProof, BadSignature, MalformedEncoding
 from wardmesh.crypto.merkle import HASH_BYTES
 from wardmesh.crypto.note import SignedNote, VerifierKey, open_note
-from wardmesh.ids import EventId, InvalidIdError
+from wardmesh.crypto.tlog_policy import Policy
+from wardmesh.ids import EventId, InvalidIdError, ServiceId
 
 HEAD: Final = "wardmesh erasure certificate v1"
+SOURCE: Final = "audit"
 _FIELDS: Final = ("log", "erasure", "erased", "entries", "size", "root")
 
 
@@ -85,3 +96,25 @@ def open_certificate(data: bytes, verifier_key: str | VerifierKey) -> ErasureCer
     if certificate.origin != key.name:
         raise BadSignature("the certificate is another log's")
     return certificate
+
+
+def verify_erasure(
+    data: bytes, receipt: bytes, verifier_key: str | VerifierKey, *, policy: Policy | None = None
+) -> tuple[ErasureCertificate, VerifiedReceipt]:
+    """Return a certificate and the receipt of the entry that tells of its erasure, only if they belong together."""
+    certificate = open_certificate(data, verifier_key)
+    proven = verify_receipt(receipt, verifier_key, policy=policy)
+    try:
+        told = entry_of(Row(proven.index, proven.entry))
+    except (ValueError, RecursionError) as error:
+        raise BadProof("the receipt is of no entry that could tell of an erasure") from error
+    event = told.event
+    if event.id != certificate.erasure_id:
+        raise BadProof("the receipt is of another event than the erasure")
+    # Nobody but the log speaks as the nil service (`ids`); whoever emits an event has the name of a token in it.
+    if (event.action, event.outcome, event.actor, told.source) != (ERASED, Outcome.SUCCESS, ServiceId.nil(), SOURCE):
+        raise BadProof("the entry is not the log's own word of an erasure")
+    said = event.details.get("entries"), event.occurred_at
+    if said != (certificate.entries, certificate.erased_at) or proven.index < certificate.size:
+        raise BadProof("the log says something else of the erasure than the certificate")
+    return certificate, proven

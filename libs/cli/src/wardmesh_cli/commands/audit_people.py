@@ -8,17 +8,22 @@ from typing import Annotated
 
 import typer
 
-from wardmesh.audit_erasure import open_certificate
+from wardmesh.audit_erasure import open_certificate, verify_erasure
+from wardmesh.audit_witnesses import witness_lines
 from wardmesh.contracts.audit import Entry
+from wardmesh.contracts.audit.receipts import RECEIPT_WAIT_SECONDS
 from wardmesh.contracts.fields import MAX_PAGE
 from wardmesh.crypto.encoding import base64_encode
 from wardmesh.crypto.errors import CryptoError, InvalidKey
 from wardmesh.crypto.note import MAX_NOTE_BYTES
-from wardmesh.ids import UserId
+from wardmesh.crypto.tlog_proof import MAX_TLOG_PROOF_BYTES
+from wardmesh.errors import WardmeshError
+from wardmesh.ids import EventId, UserId
 from wardmesh_cli.bounded_files import read_bounded
 from wardmesh_cli.commanding import Run, local_command, mesh_command
 from wardmesh_cli.commands.audit import COLUMNS, cells
-from wardmesh_cli.commands.audit_proofs import KeyOption
+from wardmesh_cli.commands.audit_proofs import KeyOption, write_new
+from wardmesh_cli.commands.audit_witnesses import PolicyOption, QuorumOption, WitnessOption, policy_of
 from wardmesh_cli.connecting import Where
 from wardmesh_cli.failures import CommandFailed, UsageFailed
 from wardmesh_cli.output import GOOD
@@ -57,10 +62,19 @@ async def erase(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the certificate to this file.", dir_okay=False)
     ] = None,
+    receipt: Annotated[
+        Path | None,
+        typer.Option(
+            "--receipt", help="Write the receipt of the entry that tells of it, as witnesses saw it.", dir_okay=False
+        ),
+    ] = None,
 ) -> None:
     """Make a person unreadable in this scope's log, for ever. Entries, hashes and proofs stay; nobody can undo it."""
-    if output is not None and output.exists():
-        raise UsageFailed(f"{output} exists already.", "Name a new file.")
+    for file in (output, receipt):
+        if file is not None and file.exists():
+            raise UsageFailed(f"{file} exists already.", "Name a new file.")
+    if output is not None and output == receipt:
+        raise UsageFailed("The certificate and the receipt are two files.", "Name another one.")
     if not yes:
         if not sys.stdin.isatty():
             raise UsageFailed("Nobody is there to ask whether this is meant.", "Say --yes.")
@@ -70,12 +84,26 @@ async def erase(
         output.write_text(erased.certificate)
     if run.out.as_json:
         run.out.document(erased)
-        return
-    if output is None:
+    elif output is None:
         run.out.raw(erased.certificate.encode())
     else:
         run.out.line(f"erased from {erased.entries} entries, certificate in {output}")
     run.out.note(f"verifier key: {erased.verifier_key}")
+    if receipt is not None:
+        await _keep_receipt(run, erased.erasure_id, receipt)
+
+
+async def _keep_receipt(run: Run, erasure: EventId, file: Path) -> None:
+    try:
+        given = await run.mesh.audit.receipt(event_id=erasure, wait_seconds=RECEIPT_WAIT_SECONDS)
+        write_new(file, given.proof.encode())
+    except (WardmeshError, CommandFailed) as error:
+        why = error.what if isinstance(error, CommandFailed) else f"{error.code}, {error.detail}"
+        raise CommandFailed(
+            f"The person was erased, but there is no receipt of it yet: {why}",
+            f"Ask for it later: wardmesh audit receipt {erasure} --output {file}",
+        ) from error
+    run.out.note(f"receipt: entry {given.index} of {given.size}, in {file}")
 
 
 async def erasures(run: Run, limit: LimitOption = 100) -> None:
@@ -92,16 +120,47 @@ async def verify_certificate(
     run: Run,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A certificate.", exists=True, dir_okay=False)],
     key: KeyOption,
+    receipt: Annotated[
+        Path | None,
+        typer.Option(
+            "--receipt",
+            help="The receipt of the entry that tells of it, which must agree.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    witness: WitnessOption = None,
+    quorum: QuorumOption = None,
+    policy: PolicyOption = None,
 ) -> None:
-    """Verify a certificate of erasure: offline, with no credential. Fails unless the log's key signed it."""
+    """Verify a certificate of erasure: offline, with no credential. Fails unless the log's key signed it.
+
+    With the receipt of the entry that tells of it, also that this entry is in the log; witnesses cosign that.
+    """
+    asked = policy_of(witness, quorum, policy)
+    if asked is not None and receipt is None:
+        # Never pass over cosignatures that somebody asked for.
+        raise UsageFailed(
+            "Witnesses cosign the log, not a certificate.",
+            "Add --receipt: what `audit receipt` gives of the erasure's id.",
+        )
+    data, proven = read_bounded(file, MAX_NOTE_BYTES), None
     try:
-        certificate = open_certificate(read_bounded(file, MAX_NOTE_BYTES), key)
+        certificate = open_certificate(data, key)
     except InvalidKey as error:
         raise UsageFailed(
             f"This is no verifier key: {error}.", "It is the line that `audit checkpoint` shows."
         ) from error
     except CryptoError as error:
         raise CommandFailed(f"{file} certifies nothing: {error}.", "Ask the log for it: audit erasures.") from error
+    if receipt is not None:
+        try:
+            _, proven = verify_erasure(data, read_bounded(receipt, MAX_TLOG_PROOF_BYTES), key, policy=asked)
+        except CryptoError as error:
+            raise CommandFailed(
+                f"{receipt} does not prove that the log tells of it: {error}.",
+                f"Ask the log for it: wardmesh audit receipt {certificate.erasure_id}",
+            ) from error
     if run.out.as_json:
         run.out.document(
             {
@@ -111,10 +170,19 @@ async def verify_certificate(
                 "entries": certificate.entries,
                 "size": certificate.size,
                 "root": certificate.root.hex(),
+                "told_by": None if proven is None else proven.index,
+                "cosigned_by": None if proven is None or proven.witnessed is None else dict(proven.witnessed.at),
             }
         )
         return
     run.out.line(f"log        {certificate.origin}")
     run.out.line(f"before     {certificate.size} entries, root {base64_encode(certificate.root)}")
     run.out.line(f"erasure    {certificate.erasure_id}, of {certificate.entries} entries")
+    if proven is not None:
+        signed = proven.checkpoint
+        run.out.line(f"checkpoint {signed.size} entries, root {base64_encode(signed.root)}, signature good")
+        if proven.witnessed is not None:
+            for line in witness_lines(proven.witnessed):
+                run.out.line(line)
+        run.out.line(f"told by    entry {proven.index} of the log")
     run.out.line(f"certified  a person was erased at {certificate.erased_at.isoformat()}", GOOD)

@@ -54,9 +54,9 @@ async def receipt(
     """Get a receipt of an event: where it is in the log, and the proof (C2SP tlog-proof) that anybody can check."""
     given = await run.mesh.audit.receipt(event_id=event, wait_seconds=wait)
     if output is not None:
-        _write(output, given.proof.encode())
+        write_new(output, given.proof.encode())
     if openings is not None:
-        _write(openings, _OPENINGS.dump_json(given.openings))
+        write_new(openings, _OPENINGS.dump_json(given.openings))
     if run.out.as_json:
         run.out.document(given)
         return
@@ -159,7 +159,7 @@ async def growth(
             "Keep that file: it shows that the log was changed, or that it is another log's.",
         ) from error
     if output is not None:
-        _write(output, present.note.encode())
+        write_new(output, present.note.encode())
     if run.out.as_json:
         run.out.document({"origin": new.origin, "old_size": old.size, "size": new.size, "root": new.root.hex()})
     else:
@@ -187,7 +187,8 @@ def _verifier(key: str) -> VerifierKey:
         ) from error
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file that is not there yet; raise what is to be shown where that cannot be."""
     try:
         with path.open("xb") as handle:
             handle.write(content)
