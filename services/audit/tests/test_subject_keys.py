@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,35 @@ async def test_what_a_crash_left_is_swept_away(folder: Path) -> None:
     os.utime(old, (0, 0))
     KeyFolder.open(folder)
     assert (old.exists(), young.exists()) == (False, True)
+
+
+@pytest.mark.parametrize("links", range(7))
+async def test_what_a_crash_left_of_keys_that_nobody_was_given_names_nobody_once_it_is_swept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, links: int
+) -> None:
+    """Three keys in one file, and the machine is off after so many of their names were given."""
+    keys, people = KeyFolder.open(folder), [UserId.new() for _ in range(3)]
+    with monkeypatch.context() as patched:
+        real, made = os.link, iter(range(links))
+
+        def dying(*args: Path) -> None:
+            if next(made, None) is None:
+                raise OSError("the machine is off")
+            real(*args)
+
+        patched.setattr(subject_keys.os, "link", dying)
+        with suppress(ServiceUnavailable):
+            await keys.get_or_make(SCOPE, people)
+    after = KeyFolder.open(folder)
+    kept = {who: (await after.get_or_make(SCOPE, [who]))[who] for who in people}
+    await after.destroy(SCOPE, erased := people.pop())
+    for file in (folder / "people").glob(".*"):
+        os.utime(file, (0, 0))
+    swept = KeyFolder.open(folder)
+    assert list((folder / "people").glob(".*")) == []
+    assert erased.encode() not in b"".join(file.read_bytes() for file in _files(folder))
+    assert await swept.find(SCOPE, people) == await after.find(SCOPE, people) == {who: kept[who] for who in people}
+    assert len(await swept.named(SCOPE, [kept[who].pseudonym for who in people])) == 2
 
 
 async def test_a_crash_between_any_two_steps_is_repaired_by_the_next_who_asks(

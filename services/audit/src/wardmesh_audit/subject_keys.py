@@ -11,7 +11,7 @@ What always holds:
 - A key is on disk, with its name, before anybody gets it. Files are whole or absent, and only their owner reads them.
 - A person has one key in a scope, however many processes ask at once.
 - What was destroyed is overwritten before its names go, and no process goes on using it: each use compares the file
-  with the one that was read.
+  with the one that was read. So is what a crash left of keys that nobody was given, at the first start an hour later.
 - What the processes remember is bounded.
 
 Overwriting reaches the file, not what a disk, a file system that copies on write, or a backup kept of it: see
@@ -99,17 +99,18 @@ class KeyFolder:
             folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
             for name in _FOLDERS:
                 (folder / name).mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
-                _sweep(folder / name)
             with _locked(folder / _LOCK):
                 if not (folder / _ID).exists():
                     write_private(folder / _SECRET, os.urandom(_SECRET_BYTES))
                     write_private(folder / _ID, secrets.token_hex(16).encode())
             secret, folder_id = _read(folder / _SECRET), _read(folder / _ID)
+            if secret is None or len(secret) != _SECRET_BYTES or not folder_id:
+                raise KeysDamaged
+            keys = cls(folder, secret, folder_id.decode("ascii", "replace"))
+            keys._sweep()
         except OSError as error:
             raise ServiceUnavailable("The folder of people's keys cannot be used.") from error
-        if secret is None or len(secret) != _SECRET_BYTES or not folder_id:
-            raise KeysDamaged
-        return cls(folder, secret, folder_id.decode("ascii", "replace"))
+        return keys
 
     async def get_or_make(self, scope: Scope, subjects: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
         return await self._off_the_loop(lambda: self._get_or_make(scope, subjects))
@@ -252,6 +253,34 @@ class KeyFolder:
         except (ValueError, KeyError, TypeError) as error:
             raise KeysDamaged from error
 
+    def _sweep(self) -> None:
+        """Remove what crashes left; what is younger may be somebody's who is at it."""
+        for file in (file for folder in _FOLDERS for file in (self._folder / folder).glob(".*")):
+            with suppress(FileNotFoundError):
+                about = file.stat()
+                if about.st_mtime < time.time() - LEFTOVER_SECONDS:
+                    if about.st_nlink == 1:  # nobody was ever given what is in it
+                        file.write_bytes(bytes(about.st_size))
+                    else:
+                        self._overwrite_unnamed(file)
+                    file.unlink()
+
+    def _overwrite_unnamed(self, bundle: Path) -> None:
+        """Overwrite the keys that a crash left without a name: nobody has them, and each says whose it was to be."""
+        inode = bundle.stat().st_ino
+        for line in (_read(bundle) or b"").splitlines():
+            if b"\0" in line:
+                continue
+            try:
+                said = json.loads(line)
+                named = self._path((_PEOPLE, said["scope"], said["subject"]))
+                value = str(said["key"]).encode()
+            except (ValueError, KeyError, TypeError):
+                continue  # said to whoever reads it
+            mark = _mark_of(named)
+            if mark is None or mark.inode != inode:
+                _overwrite(bundle, value)
+
     def _lock(self, scope: Scope) -> Path:
         """Return what to lock while a scope's keys are made or destroyed; others need not wait for its disk."""
         hashed = hmac.digest(self._secret, length_prefixed(_LOCK.encode(), scope.encode()), "sha256")
@@ -293,17 +322,6 @@ def _overwrite(path: Path, value: bytes) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what crashes left; what is younger may be somebody's who is at it."""
-    for file in folder.glob(".*"):
-        with suppress(FileNotFoundError):
-            about = file.stat()
-            if about.st_mtime < time.time() - LEFTOVER_SECONDS:
-                if about.st_nlink == 1:  # keys that nobody was ever given
-                    file.write_bytes(bytes(about.st_size))
-                file.unlink()
 
 
 def _read(path: Path) -> bytes | None:
