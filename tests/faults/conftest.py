@@ -17,6 +17,8 @@ from tests.faults.world import House, build_house
 
 from wardmesh_cli.embedded.mesh import EmbeddedMesh
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "services/audit/tests"))  # for what its `makers` are made of
+
 TOKEN_SECONDS = 6
 """Tokens and connections expire all the time here, so that no fault is met by a credential that is fresh by chance."""
 

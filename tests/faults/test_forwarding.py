@@ -16,7 +16,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from services.audit.tests.fake_log import Person, candidates, event, make_person
+from services.audit.tests.makers import Person, candidates, event, make_person
 from services.audit.tests.siem import Siem, Taken, siem
 from starlette.responses import Response
 

@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `fake_log`, which is no test
 
-from fake_log import SUBJECTS, FakeEmitter, FakeLog, FakeMemory, FakeWakeups, Person, make_person
+from fake_log import FakeLog
+from fake_ports import SUBJECTS, FakeEmitter, FakeMemory, FakeWakeups
+from makers import Person, make_person
 
 from wardmesh.server.database import Database
 from wardmesh.server.messaging import Messaging

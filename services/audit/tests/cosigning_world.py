@@ -7,20 +7,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from fake_log import (
-    NOW,
-    SUBJECTS,
-    FakeAlarm,
-    FakeEmitter,
-    FakeLog,
-    FakeMemory,
-    FakeWakeups,
-    Person,
-    candidates,
-    event,
-    make_person,
-)
+from fake_log import FakeLog
+from fake_ports import SUBJECTS, FakeAlarm, FakeEmitter, FakeMemory, FakeWakeups
 from fake_witness import FakeCosignatures, FakeDoor, FakeWitnessAlarm, FakeWitnessed
+from makers import NOW, Person, candidates, event, make_person
 
 from wardmesh.contracts import audit as contracts
 from wardmesh.contracts.audit import Checkpoint

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-from fake_log import Failing, FakeLog
+from fake_log import FakeLog
+from fake_ports import Failing
 
 from wardmesh.contracts.audit import MAX_FORWARDERS, AuditEvent
 from wardmesh.ids import Scope

@@ -1,71 +1,44 @@
-"""Complete fakes of the log's ports, each of which can be made to fail (`failure` is raised once, where it is taken);
-people who ask; and messages to seal."""
+"""A log in memory, to be written and to be read: the ports of its rows, which can be made to fail (`fake_ports`)."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 
-from wardmesh.contracts.access import effective_permissions
+from fake_ports import Failing
+from makers import NOW
+
 from wardmesh.contracts.audit import (
     MAX_PAGE_BYTES,
     MAX_POSITIONS,
-    AuditEnvelope,
-    AuditEvent,
     Entry,
     Filter,
     KeptRun,
-    Outcome,
     Position,
 )
-from wardmesh.contracts.operation import AnyContract, Category, Level
 from wardmesh.crypto.tiles import TILE_WIDTH, Tile
-from wardmesh.ids import AgentId, EventId, OrgId, RequestId, Scope, UserId, WorkspaceId, parse_principal
-from wardmesh.server.context import Call
-from wardmesh.server.messages import OutboundMessage
+from wardmesh.ids import EventId, Scope, parse_principal
 from wardmesh.server.tenant import TenantContext
-from wardmesh.server.tokens import Caller
-from wardmesh.subjects import AuditSubject
 from wardmesh_audit.behalf import scope_of
-from wardmesh_audit.domain import Candidate, Names, Stored, decode_envelope, decode_leaf
+from wardmesh_audit.domain import Candidate, Names, Stored, decode_leaf
 from wardmesh_audit.errors import TooManyPositions
 from wardmesh_audit.keeping import FOR_EVER, NEVER, Policy, kept_to
-from wardmesh_audit.openings import KEY_BYTES, SubjectKey
 from wardmesh_audit.ports import (
     NO_NAMES,
     NOTHING,
     Kept,
     Located,
-    LogStore,
-    PendingErasure,
     Place,
     Publication,
     Scanned,
     Sealed,
-    SignedMeanwhile,
 )
 from wardmesh_audit.proofs import FullTile, Head, SignedHead, grow, partial_tiles
 from wardmesh_audit.searching import matches
-from wardmesh_audit.subjects import Subjects
-
-NOW = datetime.now(UTC).replace(microsecond=0)
-"""The present: what is sent to a real broker with another time is dead."""
-
-
-class Failing:
-    """Something that fails once when told to."""
-
-    failure: Exception | None = None
-
-    def _fail(self) -> None:
-        if self.failure is not None:
-            failure, self.failure = self.failure, None
-            raise failure
 
 
 @dataclass
@@ -284,244 +257,3 @@ def _within_bytes(found: list[Stored]) -> list[Stored]:
         if place and total > MAX_PAGE_BYTES:
             return found[:place]
     return found
-
-
-class FakeKeys(Failing):
-    """The port `SubjectKeys` in memory."""
-
-    def __init__(self) -> None:
-        self.people: dict[tuple[Scope, UserId], SubjectKey] = {}
-        self.erasures: dict[tuple[Scope, UserId], PendingErasure] = {}
-
-    async def get_or_make(self, scope: Scope, subjects: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
-        self._fail()
-        return self.made(scope, subjects)
-
-    def made(self, scope: Scope, subjects: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
-        for who in subjects:
-            if (scope, who) not in self.people:
-                self.people[scope, who] = SubjectKey(who, os.urandom(KEY_BYTES))
-        return {who: self.people[scope, who] for who in subjects}
-
-    async def find(self, scope: Scope, subjects: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
-        self._fail()
-        return {who: self.people[scope, who] for who in subjects if (scope, who) in self.people}
-
-    async def named(self, scope: Scope, pseudonyms: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
-        self._fail()
-        keys = [key for (of, _), key in self.people.items() if of == scope]
-        return {key.pseudonym: key for key in keys if key.pseudonym in pseudonyms}
-
-    async def destroy(self, scope: Scope, subject: UserId) -> None:
-        self._fail()
-        self.people.pop((scope, subject), None)
-
-    async def begun(self, scope: Scope, subject: UserId) -> PendingErasure | None:
-        self._fail()
-        return self.erasures.get((scope, subject))
-
-    async def begin(self, scope: Scope, subject: UserId, erasure: PendingErasure) -> None:
-        self._fail()
-        self.erasures[scope, subject] = erasure
-
-    async def end(self, scope: Scope, subject: UserId) -> None:
-        self._fail()
-        self.erasures.pop((scope, subject), None)
-
-
-KEYS = FakeKeys()
-SUBJECTS = Subjects(KEYS)
-"""Whom `candidates` are about."""
-
-
-class FakeMemory(Failing):
-    """The port `SignedMemory` in memory."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, tuple[SignedHead, int]] = {}
-        self.overtaken_by: SignedHead | None = None
-        """Somebody who signs between our looking and our remembering, once."""
-
-    async def last(self, log: str) -> tuple[SignedHead | None, int]:
-        self._fail()
-        return self.values.get(log, (None, 0))
-
-    async def remember(self, log: str, signed: SignedHead, revision: int) -> None:
-        self._fail()
-        if self.overtaken_by is not None:
-            overtaking, self.overtaken_by = self.overtaken_by, None
-            self.values[log] = (overtaking, revision + 1)
-        if self.values.get(log, (None, 0))[1] != revision:
-            raise SignedMeanwhile
-        self.values[log] = (signed, revision + 1)
-
-
-class FakeEmitter(Failing):
-    """The port `Emitter` in memory."""
-
-    def __init__(self) -> None:
-        self.emitted: list[tuple[Scope, AuditEvent]] = []
-
-    async def emit(self, scope: Scope, events: Iterable[AuditEvent], *, trace_parent: str | None = None) -> None:
-        self._fail()
-        self.emitted.extend((scope, event) for event in events)
-
-
-class FakeAlarm:
-    """The port `Alarm` in memory."""
-
-    def __init__(self) -> None:
-        self.raised: list[Scope] = []
-
-    async def refused(self, scope: Scope) -> None:
-        self.raised.append(scope)
-
-    def signed(self, scope: Scope) -> None:
-        self.raised = [each for each in self.raised if each != scope]
-
-
-class FakePublisher(Failing):
-    """The port `Publisher` in memory."""
-
-    def __init__(self) -> None:
-        self.published: list[OutboundMessage] = []
-
-    async def publish(self, messages: Sequence[OutboundMessage]) -> None:
-        self._fail()
-        self.published.extend(messages)
-
-
-class FakeListener:
-    def __init__(self) -> None:
-        self.event = asyncio.Event()
-
-    async def wait(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self.event.wait()
-        except TimeoutError:
-            pass
-        self.event.clear()
-
-
-class FakeWakeups:
-    """The port `Wakeups` in memory; `wake` is the news."""
-
-    def __init__(self) -> None:
-        self.listeners: set[FakeListener] = set()
-
-    @asynccontextmanager
-    async def listen(self, scope: Scope) -> AsyncIterator[FakeListener]:
-        listener = FakeListener()
-        self.listeners.add(listener)
-        yield listener
-        self.listeners.discard(listener)
-
-    def wake(self) -> None:
-        for listener in self.listeners:
-            listener.event.set()
-
-
-@dataclass
-class Delivered:
-    """A message of stream AUDIT; what became of it is in `outcome`."""
-
-    subject: str
-    data: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
-    received_at: datetime = NOW
-    sequence: int = 1
-    outcome: str | float | None = None
-
-    async def acknowledge(self) -> None:
-        self.outcome = "acknowledged"
-
-    async def retry(self, seconds: float) -> None:
-        self.outcome = seconds
-
-
-def event(**changes: object) -> AuditEvent:
-    """Something that happened."""
-    fields: dict[str, object] = {
-        "id": EventId.new(),
-        "occurred_at": NOW,
-        "category": Category.SECRET_ACCESS,
-        "action": "secret.get",
-        "outcome": Outcome.SUCCESS,
-        "actor": AgentId.new(),
-        "targets": ("openai/api-key",),
-    }
-    return AuditEvent.model_validate(fields | changes)
-
-
-async def published(store: LogStore, scope: Scope) -> int:
-    """Return how far a log was told of."""
-    async with store.publication(scope, limit=1) as publication:
-        return publication.published_size
-
-
-def envelope(*events: AuditEvent) -> bytes:
-    return AuditEnvelope(events=events).model_dump_json(exclude_defaults=True).encode()
-
-
-def candidates(
-    scope: Scope, *events: AuditEvent, received_at: datetime = NOW, source: str = "secrets"
-) -> tuple[Candidate, ...]:
-    if received_at != NOW:  # what happened long before it was received is refused
-        events = tuple(each.model_copy(update={"occurred_at": received_at}) for each in events)
-    made = decode_envelope(
-        AuditSubject(scope, source).format(), envelope(*events), received_at, random=os.urandom
-    ).candidates
-    keys = KEYS.made(scope, {value.subject for each in made for value, _ in each.committed})
-    return tuple(SUBJECTS._protected(scope, each, keys) if each.committed else each for each in made)
-
-
-def delivered(scope: Scope, *events: AuditEvent, source: str = "secrets") -> Delivered:
-    return Delivered(AuditSubject(scope, source).format(), envelope(*events))
-
-
-@dataclass(frozen=True)
-class Person:
-    """Somebody with a token for a scope; `ask` makes a request of theirs, past the gates."""
-
-    caller: Caller
-
-    @property
-    def scope(self) -> Scope:
-        return self.caller.scope
-
-    def ask(self, contract: AnyContract, *, seconds: float = 10.0) -> Call:
-        ends_at = asyncio.get_running_loop().time() + seconds
-        call = Call(
-            contract,
-            scope=self.caller.scope,
-            principal=self.caller.principal,
-            request_id=RequestId.new(),
-            ends_at=ends_at,
-            trace_id=None,
-            outbox=None,
-        )
-        call.admit(self.caller)
-        return call
-
-
-def make_person(scope: Scope | None = None, level: Level = Level.OPERATOR) -> Person:
-    """Somebody new, in a new workspace or in `scope`."""
-    scope = WorkspaceId.new() if scope is None else scope
-    principal = UserId.new()
-    return Person(
-        Caller(
-            principal=principal,
-            scope=scope,
-            organization=scope if isinstance(scope, OrgId) else OrgId.new(),
-            workspace=scope if isinstance(scope, WorkspaceId) else None,
-            level=level,
-            permissions=effective_permissions(level, None, principal),
-            acting_for=None,
-            holder_key=None,
-            token_id="tok",
-            credential_id="key",
-            issued_at=0,
-            expires_at=0,
-        )
-    )

@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 
-from fake_log import FakeLog, candidates
+from fake_log import FakeLog
+from makers import candidates
 
 from wardmesh.audit_pruning import Announcement
 from wardmesh.contracts.audit import MAX_HOLDS, AuditEvent, CategoryRetention, Hold, Pruning, Retention, floor_days

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from fake_log import Failing
+from fake_ports import Failing
 
 from wardmesh.contracts.audit import ADD_CHECKPOINT, AddCheckpoint, AuditEvent, Cosigned
 from wardmesh.crypto import tlog_witness

@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from fake_forwarding import FakeForwarding, FakeSender
-from fake_log import NOW, SUBJECTS, FakeLog, FakeReading, FakeWakeups, candidates, event, make_person
+from fake_log import FakeLog, FakeReading
 from fake_people import FakePeople
+from fake_ports import SUBJECTS, FakeWakeups
+from makers import NOW, candidates, event, make_person
 
 from wardmesh.contracts.audit import ADD_FORWARDER, EDIT_FORWARDER, AddForwarder, EditForwarder, Forwarder
 from wardmesh.contracts.operation import Level

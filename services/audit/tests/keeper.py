@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from fake_log import FakeLog, Person, candidates
+from fake_log import FakeLog
 from fake_retention import FakeRetention, mark_published
+from makers import Person, candidates
 
 from wardmesh.contracts.audit import PLACE_HOLD, SET_RETENTION, AuditEvent, Hold
 from wardmesh.contracts.operation import Category

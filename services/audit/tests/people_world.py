@@ -9,17 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from fake_log import (
-    NOW,
-    FakeAlarm,
-    FakeEmitter,
-    FakeMemory,
-    FakeWakeups,
-    Person,
-    envelope,
-    event,
-)
+from fake_ports import FakeAlarm, FakeEmitter, FakeMemory, FakeWakeups
 from keeper import Outbox
+from makers import NOW, Person, envelope, event
 
 from wardmesh.contracts import audit as contracts
 from wardmesh.contracts.audit import (

@@ -6,7 +6,8 @@ import asyncio
 import logging
 
 import pytest
-from fake_log import NOW, FakeEmitter
+from fake_ports import FakeEmitter
+from makers import NOW
 
 from wardmesh.errors import AuditUnavailable
 from wardmesh.ids import OrgId, WorkspaceId

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 import pytest
-from fake_log import Person, candidates, event
+from makers import Person, candidates, event
 
 from wardmesh.ids import OrgId, ServiceId, WorkspaceId
 from wardmesh.server.database import Database

@@ -11,9 +11,9 @@ import pytest
 from clients import FOR_SERVERS, NOW, Made, key_pem, make
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import PrivateFormat
-from fake_log import candidates, event, make_person
 from hypothesis import given
 from hypothesis import strategies as st
+from makers import candidates, event, make_person
 from receiver import strict_receiver
 from siem import siem
 

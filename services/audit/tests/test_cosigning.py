@@ -8,9 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from cosigning_world import KEYS, NAMES, World, cosigned_log
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from fake_log import (
-    NOW,
-)
+from makers import NOW
 
 from wardmesh.audit_receipt import verify_receipt
 from wardmesh.contracts import audit as contracts

@@ -7,9 +7,9 @@ import os
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from fake_log import NOW, candidates, envelope, event
 from hypothesis import given
 from hypothesis import strategies as st
+from makers import NOW, candidates, envelope, event
 
 from wardmesh.contracts.audit import (
     MAX_AHEAD,

@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import pytest
 from clients import make
-from fake_log import make_person
 from forwarding_world import World
 from hypothesis import given
 from hypothesis import strategies as st
+from makers import make_person
 
 from wardmesh.contracts.audit import EDIT_FORWARDER, AddForwarder, EditForwarder, Filter, ForwardFormat
 from wardmesh.contracts.operation import Category, Empty, Level

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 from fake_forwarding import FakeForwarding
-from fake_log import NOW, FakeLog, Person, candidates, event, make_person
+from fake_log import FakeLog
 from keeper import Outbox
+from makers import NOW, Person, candidates, event, make_person
 
 from wardmesh.contracts.audit import (
     ADD_FORWARDER,

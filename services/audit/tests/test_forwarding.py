@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 
 import pytest
 from fake_forwarding import FakeSender
-from fake_log import KEYS, Person, candidates, event, make_person
+from fake_ports import KEYS
 from forwarding_world import World
 from hypothesis import given
 from hypothesis import strategies as st
+from makers import Person, candidates, event, make_person
 
 from wardmesh.contracts.audit import ADD_FORWARDER, AddForwarder, Filter, ForwardFormat, parse_address
 from wardmesh.contracts.operation import Category

@@ -13,7 +13,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from clients import make
-from fake_log import candidates, event
+from makers import candidates, event
 from nats.aio.client import Client
 from pydantic import SecretStr
 from receiver import strict_receiver

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
-from fake_log import event, make_person
 from keeper import Keeper, Outbox, reader
+from makers import event, make_person
 
 from wardmesh.contracts.operation import Category, Level
 from wardmesh.ids import WorkspaceId

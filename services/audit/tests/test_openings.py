@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from fake_log import KEYS, NOW, SUBJECTS, candidates, envelope, event
+from fake_ports import KEYS, SUBJECTS
+from makers import NOW, candidates, envelope, event
 
 from wardmesh.audit_openings import committed_of
 from wardmesh.contracts.audit import NOBODY

@@ -9,12 +9,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from fake_log import (
-    Person,
-    event,
-    make_person,
-)
 from keeper import Outbox
+from makers import Person, event, make_person
 from people_world import ADDRESS, World, read
 
 from wardmesh.audit_erasure import open_certificate

@@ -6,10 +6,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from fake_log import (
-    event,
-    make_person,
-)
+from makers import event, make_person
 from people_world import World, read
 
 from wardmesh.audit_export import export_log, verify_export

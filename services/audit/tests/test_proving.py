@@ -10,7 +10,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from fake_log import SUBJECTS, FakeAlarm, FakeLog, FakeMemory, FakeWakeups, Person, candidates, event, make_person
+from fake_log import FakeLog
+from fake_ports import SUBJECTS, FakeAlarm, FakeMemory, FakeWakeups
+from makers import Person, candidates, event, make_person
 
 from wardmesh.audit_receipt import verify_growth, verify_receipt
 from wardmesh.contracts import audit as contracts

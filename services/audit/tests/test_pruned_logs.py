@@ -13,21 +13,12 @@ from typing import IO
 
 import asyncpg
 import pytest
-from fake_log import (
-    SUBJECTS,
-    FakeAlarm,
-    FakeEmitter,
-    FakeLog,
-    FakeMemory,
-    FakeReading,
-    FakeWakeups,
-    Person,
-    event,
-    make_person,
-)
+from fake_log import FakeLog, FakeReading
 from fake_people import FakePeople
+from fake_ports import SUBJECTS, FakeAlarm, FakeEmitter, FakeMemory, FakeWakeups
 from fake_retention import FakeRetention
 from keeper import Keeper, Outbox
+from makers import Person, event, make_person
 
 from wardmesh.audit_export import ExportIncomplete, export_log, verify_export
 from wardmesh.audit_files import Folder

@@ -6,8 +6,10 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from fake_log import NOW, SUBJECTS, FakeLog, FakeReading, FakeWakeups, Person, candidates, event
+from fake_log import FakeLog, FakeReading
 from fake_people import FakePeople
+from fake_ports import SUBJECTS, FakeWakeups
+from makers import NOW, Person, candidates, event
 
 from wardmesh.contracts import audit as contracts
 from wardmesh.contracts.audit import (

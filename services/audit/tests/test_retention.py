@@ -8,9 +8,10 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import count
 
 import pytest
-from fake_log import FakeLog, Person, event, make_person
+from fake_log import FakeLog
 from fake_retention import FakeRetention
 from keeper import Keeper, Outbox, reader
+from makers import Person, candidates, event, make_person
 
 from wardmesh.audit_pruning import ACTION, read_announcement
 from wardmesh.contracts.audit import (
@@ -304,9 +305,7 @@ async def test_a_crash_after_any_step_is_gone_on_from(keeper: Keeper, owner: Per
 
 async def test_what_nobody_was_told_of_does_not_end(keeper: Keeper, owner: Person, long_ago: datetime) -> None:
     await keeper.keep(owner, {TOOL: 30})
-    await keeper.log.seal(
-        owner.scope, __import__("fake_log").candidates(owner.scope, event(category=TOOL), received_at=long_ago)
-    )
+    await keeper.log.seal(owner.scope, candidates(owner.scope, event(category=TOOL), received_at=long_ago))
     await pruner(keeper).round()
     assert await keeper.retention.prunings(owner.ask(PRUNINGS), 10) == []
     await keeper._published(owner.scope)

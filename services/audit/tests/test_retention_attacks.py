@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 import asyncpg
 import pytest
-from fake_log import Person, event, make_person
 from keeper import Keeper, Outbox, reader
+from makers import Person, event, make_person
 
 from wardmesh.contracts.audit import SECURITY, SET_RETENTION
 from wardmesh.contracts.operation import Category, Level

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from fake_log import SUBJECTS, Delivered, FakeEmitter, FakeLog, FakePublisher, delivered, event
+from fake_log import FakeLog
+from fake_ports import SUBJECTS, FakeEmitter, FakePublisher
+from makers import Delivered, delivered, event
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor

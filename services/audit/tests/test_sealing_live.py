@@ -9,8 +9,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 
 import pytest
-from fake_log import NOW, SUBJECTS, Person, envelope, event, published
+from fake_ports import SUBJECTS
 from faststream.specification.asyncapi import AsyncAPI
+from makers import NOW, Person, envelope, event, published
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from wardmesh.contracts.audit import Administration, AuditEvent, SealedEntries, typed

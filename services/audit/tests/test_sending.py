@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
-from fake_log import candidates, event, make_person
+from makers import candidates, event, make_person
 from siem import LOOPBACK, Answer, Siem, Taken, says, siem
 from starlette.responses import Response, StreamingResponse
 

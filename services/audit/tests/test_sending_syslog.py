@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 
 import pytest
-from fake_log import candidates, event, make_person
+from makers import candidates, event, make_person
 from receiver import Receiver, end_early, end_rudely, receiver
 
 from wardmesh.contracts.audit import AddForwarder, Entry, ForwardFormat, Outcome, parse_address

@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from fake_log import NOW, SUBJECTS, FakeEmitter, FakeLog, Person, candidates, event
+from fake_log import FakeLog
 from fake_people import FakePeople
+from fake_ports import SUBJECTS, FakeEmitter
+from makers import NOW, Person, candidates, event
 
 from wardmesh.contracts import audit as contracts
 from wardmesh.contracts.audit import Emit, NewAuditEvent, ReadLeaves

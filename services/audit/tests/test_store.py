@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import asyncpg
 import pytest
-from fake_log import Person, candidates, event, published
+from makers import Person, candidates, event, published
 
 from wardmesh.contracts.audit import MAX_PAGE_BYTES
 from wardmesh.crypto.checkpoint import Checkpoint, sign_checkpoint

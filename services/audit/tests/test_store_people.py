@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
-from fake_log import KEYS, NOW, FakeLog, Person, candidates, event, make_person
+from fake_log import FakeLog
 from fake_people import FakePeople
+from fake_ports import KEYS
 from keeper import Outbox
+from makers import NOW, Person, candidates, event, make_person
 
 from wardmesh.contracts.audit import ERASE, PLACE_HOLD, AuditEvent, Erasure
 from wardmesh.contracts.operation import Level

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from fake_log import NOW, SUBJECTS, FakeLog, FakeReading, Person, candidates, event
+from fake_log import FakeLog, FakeReading
+from fake_ports import SUBJECTS
+from makers import NOW, Person, candidates, event
 
 from wardmesh.contracts.audit import MAX_PAGE_BYTES, MAX_POSITIONS, AuditEvent, Filter, Outcome
 from wardmesh.contracts.operation import Category

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from fake_log import FakeKeys
+from fake_ports import FakeKeys
 
 from wardmesh.errors import ServiceUnavailable
 from wardmesh.ids import EventId, UserId, WorkspaceId

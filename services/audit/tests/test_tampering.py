@@ -8,8 +8,10 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from fake_log import SUBJECTS, FakeAlarm, FakeEmitter, FakeLog, FakeMemory, FakeWakeups, Person, candidates, event
+from fake_log import FakeLog
 from fake_people import FakePeople
+from fake_ports import SUBJECTS, FakeAlarm, FakeEmitter, FakeMemory, FakeWakeups
+from makers import Person, candidates, event
 
 from wardmesh.audit_export import ExportIncomplete, export_log, verify_export
 from wardmesh.contracts import audit as contracts

@@ -15,8 +15,10 @@ from typing import Final, TypeAlias
 
 import asyncpg
 import pytest
-from fake_log import SUBJECTS, FakeAlarm, FakeEmitter, FakeLog, FakeMemory, FakeWakeups, Person, candidates, event
+from fake_log import FakeLog
 from fake_people import FakePeople
+from fake_ports import SUBJECTS, FakeAlarm, FakeEmitter, FakeMemory, FakeWakeups
+from makers import Person, candidates, event
 from test_tampering import SIZE, Reader
 
 from wardmesh.audit_export import ExportIncomplete, export_log, verify_export

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import date
 
 import pytest
-from fake_log import FakeLog, Person, candidates, event
+from fake_log import FakeLog
+from makers import Person, candidates, event
 
 from wardmesh.contracts import audit as contracts
 from wardmesh.contracts.audit import MAX_KEPT_RUNS, KeptRun, ReadBundle, ReadKept, ReadTile

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from fake_log import NOW, FakeEmitter, FakeMemory
+from fake_ports import FakeEmitter, FakeMemory
 from fake_witness import FakeWitnessed, FixedLogs, OtherLog, Outbox, ask, signer
+from makers import NOW
 
 from wardmesh.contracts.audit import Cosigned
 from wardmesh.crypto.checkpoint import Checkpoint
