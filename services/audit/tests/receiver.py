@@ -27,7 +27,7 @@ MESSAGE = re.compile(
 
 @dataclass
 class Receiver:
-    """`manner` is of the next connections: `ends`, `resets`, `stays`, `reads slowly`, `cuts off`."""
+    """`manner` is of the next connections: `ends`, `resets`, `stays`, `reads slowly`, `cuts off`, `talks`."""
 
     port: int = 0
     ca_file: Path = field(default_factory=Path)
@@ -64,6 +64,8 @@ class Receiver:
                 return
             while length := await self._length(reader):
                 self.messages.append(await reader.readexactly(length))
+                if manner == "talks":
+                    writer.write(b"who asked me?\n" * 500)
             if manner == "resets":
                 self._reset(writer)
             elif manner == "stays":
@@ -164,14 +166,18 @@ async def strict_receiver(folder: Path, authority: str, version: ssl.TLSVersion)
             await serving
 
 
-def end_early(listening: socket, context: ssl.SSLContext) -> None:
+def end_early(listening: socket, context: ssl.SSLContext | None) -> None:
     """Take one connection, end it in order before anything of it was understood, and take the rest; in a thread."""
-    taken, _ = listening.accept()
-    secured = context.wrap_socket(taken, server_side=True)
-    secured.settimeout(0)
-    with suppress(ssl.SSLError):  # what was said to us meanwhile
-        secured.unwrap()
-    with socket(fileno=secured.detach()) as plain:
+    plain, _ = listening.accept()
+    if context is None:
+        plain.shutdown(SHUT_WR)
+    else:
+        secured = context.wrap_socket(plain, server_side=True)
+        secured.settimeout(0)
+        with suppress(ssl.SSLError):  # what was said to us meanwhile
+            secured.unwrap()
+        plain = socket(fileno=secured.detach())
+    with plain:
         plain.settimeout(5.0)
         while plain.recv(65536):
             pass

@@ -102,6 +102,12 @@ async def test_what_is_not_ended_in_order_was_not_taken(there: Receiver, manner:
     await send(there, batch())
 
 
+async def test_what_a_receiver_says_besides_is_dropped(there: Receiver) -> None:
+    there.manner = ["talks"]
+    await send(there, batch(40))
+    assert there.indexes == list(range(40, 80))
+
+
 async def test_what_is_not_there_is_unreachable(there: Receiver) -> None:
     assert await why_not(there, to=_at_port(target(there), 1)) == "unreachable"
 
@@ -147,15 +153,13 @@ async def test_an_end_that_anybody_on_the_way_could_have_made_is_none(
             await rude
 
 
-async def test_an_end_that_came_before_ours_is_no_answer(tmp_path_factory: pytest.TempPathFactory) -> None:
-    async with receiver(tmp_path_factory.mktemp("syslog")) as there:
-        assert there.context is not None
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            early = asyncio.create_task(asyncio.to_thread(end_early, listening, there.context))
-            where = _at_port(target(there, scheme="syslog+tls"), listening.getsockname()[1])
-            large = batch(400, details={f"k{n}": "x" * 100 for n in range(60)})
-            assert await why_not(there, large, to=where) == "cut_off"
-            await early
+async def test_an_end_that_came_before_ours_is_no_answer(there: Receiver) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        early = asyncio.create_task(asyncio.to_thread(end_early, listening, there.context))
+        where = _at_port(target(there), listening.getsockname()[1])
+        large = batch(400, details={f"k{n}": "x" * 100 for n in range(60)})
+        assert await why_not(there, large, to=where) == "cut_off"
+        await early
 
 
 def test_a_message_says_how_grave_it_is_and_no_text_ends_it() -> None:

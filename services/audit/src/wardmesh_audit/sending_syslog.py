@@ -6,7 +6,8 @@ reads in order, so it, or the TLS library in its process, has read all before th
 way to say.
 
 What always holds:
-- A connection that is reset, or not ended in time, is a batch that was not taken: it is sent again. By TLS the end is
+- A connection that is reset, or not ended in time, or by the receiver first, is a batch that was not taken: it is sent
+  again. By TLS the end is
   the receiver's `close_notify`, which RFC 5425 wants of it: anybody on the way can make a FIN (`tls_connection`).
 - By TLS a receiver may ask who comes (RFC 5425, 4.2): it is shown the certificate that the tenant gave.
 - Without TLS nothing goes anywhere but into networks that an operator has named.
@@ -77,6 +78,8 @@ class SyslogEndpoint:
                     self._send_by_tls(plain, frames, until)
                 else:
                     _write(plain, frames, until)
+                    if _has_ended(plain, until):
+                        raise NotDelivered("cut_off")
                     plain.shutdown(socket.SHUT_WR)
                     _read_to_end(plain, until)
             except TimeoutError:
@@ -103,6 +106,17 @@ def _write(connection: socket.socket, content: bytes, until: Deadline) -> None:
     while view:
         connection.settimeout(until.left())
         view = view[connection.send(view[:PIECE]) :]
+
+
+def _has_ended(connection: socket.socket, until: Deadline) -> bool:
+    """Tell whether the other side ended before we did: then it may not have read all."""
+    connection.settimeout(0)
+    try:
+        while connection.recv(PIECE):
+            until.left()
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _read_to_end(connection: socket.socket, until: Deadline) -> None:

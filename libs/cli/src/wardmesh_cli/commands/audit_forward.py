@@ -264,7 +264,7 @@ def _advice(error: str) -> str:
         "tls": "Its certificate must be for this name, by an authority that the audit service trusts.",
         "not_encrypted": "Use syslog+tls://, or let an operator name its network (WARDMESH_AUDIT_FORWARD_ALLOW).",
         "client_certificate": "It asks who comes: edit --client-certificate FILE --client-key FILE.",
-        "cut_off": "A receiver must answer close_notify with its own (RFC 5425): else nobody knows what it read.",
+        "cut_off": "A receiver must end after us, by TLS with close_notify (RFC 5425): else nobody knows what it read.",
         "secret_unusable": "Give it its address and secret anew (edit --to … --secret): the service's key is another.",
     }.get(error, "Look at the endpoint; what is due stays due until it is taken.")
 
