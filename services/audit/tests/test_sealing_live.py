@@ -83,11 +83,11 @@ def sealing(servers: EmbeddedMesh) -> Sealing:
     async def running(seal: Seal) -> AsyncIterator[None]:
         seed = read_seed(servers.layout.identities.seed_file("audit"))
         broker = sealing_broker([servers.nats_url], seed=seed, seal=seal)
-        await pulling.start(broker, lost=lambda: None)
+        pulled = await pulling.start(broker, lost=lambda: None)
         try:
             yield
         finally:
-            await broker.stop()
+            await pulled.stop()
 
     return running
 
@@ -164,6 +164,42 @@ async def test_two_sealers_divide_one_tenants_work(
     assert len(worked) == 2
     assert (await store.head(the_log(operator.scope))).size == 600
     assert await published(store, operator.scope) == 600
+
+
+async def test_what_a_sealer_had_pulled_when_it_was_stopped_is_at_once_anothers(
+    sealing: Sealing, sealer: Sealer, store: PostgresStore, messaging: Messaging, operator: Person
+) -> None:
+    """Stopped under load, on the accounts of a mesh and with its patience: what is forgotten comes after 30 s."""
+    patient = (await messaging.jetstream.consumer_info(streams.AUDIT, subscriber.CONSUMER)).config
+    patient.ack_wait = subscriber.ACK_WAIT_SECONDS
+    await messaging.jetstream.add_consumer(streams.AUDIT, patient)
+    begun: list[int] = []
+    events: list[AuditEvent] = []
+    going = True
+
+    async def slowly(messages: Sequence[DeliveredEnvelope]) -> None:
+        begun.append(len(messages))
+        await asyncio.sleep(0.02)
+        await sealer.seal(messages)
+
+    async def publish() -> None:
+        while going:
+            some = [event() for _ in range(5)]
+            await messaging.publish([message(operator.scope, each) for each in some])
+            events.extend(some)
+
+    for _ in range(3):
+        going = True
+        publishing = [asyncio.create_task(publish()) for _ in range(4)]
+        async with sealing(slowly):
+            await asyncio.sleep(0.3)
+        going = False
+        await asyncio.gather(*publishing)
+        async with sealing(sealer.seal), asyncio.timeout(10):
+            while not await is_empty(messaging):
+                await asyncio.sleep(0.05)
+    assert 0 < sum(begun) < len(events)
+    assert (await store.head(the_log(operator.scope))).size == len({each.id for each in events})
 
 
 class DyingStore(PostgresStore):

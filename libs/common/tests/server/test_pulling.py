@@ -26,11 +26,14 @@ from wardmesh.server.pulling import PromptFetch
 class Received:
     """What arrived, and when."""
 
-    def __init__(self) -> None:
+    def __init__(self, pause: float) -> None:
         self.batches: list[list[bytes]] = []
         self.arrived = asyncio.Event()
+        self._pause = pause
+        """How long each batch is worked on."""
 
     async def take(self, messages: list[Msg]) -> None:
+        await asyncio.sleep(self._pause)
         self.batches.append([message.data for message in messages])
         for message in messages:
             await message.ack()
@@ -42,8 +45,10 @@ async def raw(message: StreamMessage[list[Msg]]) -> list[Msg]:
 
 
 @asynccontextmanager
-async def reading(url: str, stream: str, timeout: float, lost: list[str]) -> AsyncIterator[Received]:
-    received = Received()
+async def reading(
+    url: str, stream: str, timeout: float, lost: list[str], *, pause: float = 0.0
+) -> AsyncIterator[Received]:
+    received = Received(pause)
     broker = NatsBroker(url, apply_types=False, logger=None)
 
     @broker.subscriber(
@@ -58,11 +63,11 @@ async def reading(url: str, stream: str, timeout: float, lost: list[str]) -> Asy
     async def read(messages: list[Msg]) -> None:
         await received.take(messages)
 
-    await pulling.start(broker, lost=lambda: lost.append("lost"))
+    pulled = await pulling.start(broker, lost=lambda: lost.append("lost"))
     try:
         yield received
     finally:  # or a test that fails would leave the session waiting for its reader
-        await broker.stop()
+        await pulled.stop()
 
 
 @pytest.fixture
@@ -156,6 +161,99 @@ async def test_a_consumer_that_is_gone_is_reported(
         async with asyncio.timeout(10):
             while not lost:
                 await asyncio.sleep(0.05)
+
+
+async def is_read(client: Client, stream: str, count: int) -> bool:
+    """Tell whether so many messages were published, and all of them acknowledged."""
+    found = await client.jetstream().consumer_info(stream, "reader")
+    return found.ack_floor.stream_seq == count
+
+
+@asynccontextmanager
+async def publishing(client: Client, stream: str, count: list[int]) -> AsyncIterator[None]:
+    """Publish as fast as the broker takes it while the block runs; `count` is how many so far."""
+    jetstream, going = client.jetstream(), True
+
+    async def publish() -> None:
+        while going:
+            await jetstream.publish(f"{stream}.x", b"x")
+            count[0] += 1
+
+    tasks = [asyncio.create_task(publish()) for _ in range(8)]
+    try:
+        yield
+    finally:
+        going = False
+        await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize("at", range(6))
+async def test_what_was_pulled_when_it_stops_is_at_once_anothers(
+    bare_nats: Any, nats_client: Client, stream: str, at: int
+) -> None:
+    """Stopped under load, in the middle of everything; what is forgotten would come after 30 s."""
+    choose, count = random.Random(at), [0]
+    async with publishing(nats_client, stream, count):
+        async with reading(bare_nats.url, stream, 5.0, [], pause=choose.random() * 0.02) as first:
+            await asyncio.sleep(0.2 + choose.random() * 0.1)
+        in_hand = sum(map(len, first.batches))
+    async with reading(bare_nats.url, stream, 5.0, []) as second, asyncio.timeout(10):
+        while not await is_read(nats_client, stream, count[0]):
+            await asyncio.sleep(0.02)
+    assert 0 < in_hand < count[0], "there was something to give back"
+    assert in_hand + sum(map(len, second.batches)) == count[0], "and nobody had any of it twice"
+
+
+async def test_what_is_in_hand_when_it_stops_is_finished(bare_nats: Any, nats_client: Client, stream: str) -> None:
+    for _ in range(20):
+        await nats_client.jetstream().publish(f"{stream}.x", b"x")
+    async with reading(bare_nats.url, stream, 5.0, [], pause=1.5) as received:
+        await asyncio.sleep(0.3)
+        assert received.batches == []
+    assert sum(map(len, received.batches)) == 20
+    found = await nats_client.jetstream().consumer_info(stream, "reader")
+    assert (found.num_redelivered, found.num_ack_pending) == (0, 0)
+
+
+async def test_an_idle_reader_stops_soon_and_takes_nothing_with_it(
+    bare_nats: Any, nats_client: Client, stream: str
+) -> None:
+    """What is published from the moment on at which it is asked to stop is another's, also in that moment."""
+    loop, jetstream = asyncio.get_running_loop(), nats_client.jetstream()
+    for number in range(1, 5):
+        async with reading(bare_nats.url, stream, 5.0, []) as received:
+            await asyncio.sleep(0.05 * number)
+            stopped = loop.time()
+            late = asyncio.create_task(jetstream.publish(f"{stream}.x", b"late"))
+        assert loop.time() - stopped < pulling.PULL_SECONDS + pulling.SETTLE_SECONDS + 1
+        await late
+        async with reading(bare_nats.url, stream, 5.0, []) as other, asyncio.timeout(5):
+            while not await is_read(nats_client, stream, number):
+                await asyncio.sleep(0.01)
+        assert len(received.batches) + len(other.batches) == 1
+
+
+async def test_a_broker_that_is_gone_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stuck:
+        pending_msgs = 1
+
+        async def fetch(self, _batch: int, _timeout: float | None, _heartbeat: float | None) -> list[Msg]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    monkeypatch.setattr(pulling, "END_SECONDS", 0.1)
+    prompt = PromptFetch(Stuck(), 64, lambda: None)  # type: ignore[arg-type]
+    waiting = asyncio.create_task(prompt.fetch(64, 5.0))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(2):
+        await prompt.end()
+    assert not waiting.done()
+    waiting.cancel()
+    parked = asyncio.create_task(prompt.fetch(64, 5.0))
+    await asyncio.sleep(0.05)
+    assert not parked.done(), "whoever asks again waits until it is cancelled, and spins not"
+    parked.cancel()
+    await asyncio.wait({waiting, parked})
 
 
 class Failing:

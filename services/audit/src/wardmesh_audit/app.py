@@ -102,7 +102,7 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
         ca_file=settings.nats_ca_file,
         closed=closed,
     )
-    await pulling.start(broker, lost=lambda: runtime.fail("the sealer's consumer does not answer"))
+    pulled = await pulling.start(broker, lost=lambda: runtime.fail("the sealer's consumer does not answer"))
     runtime.background("pruning", Pruner(keeping, _now).run)
     runtime.background("forwarding", forwarding.run)
     try:
@@ -110,7 +110,7 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     finally:
         stopping = True
         await forwarding.stop()  # finishes the batches in hand
-        await broker.stop()  # finishes the batch in hand
+        await pulled.stop()  # finishes the batch in hand, and gives back what is behind it
         await asking.aclose()
 
 

@@ -1,11 +1,12 @@
 """Brings the messages of stream AUDIT to the sealer: a FastStream subscriber, so that AsyncAPI documents it.
 
     broker = sealing_broker(settings…, sealer.seal, closed=…)
-    await pulling.start(broker, lost=…)    …    await broker.stop()
+    pulled = await pulling.start(broker, lost=…)    …    await pulled.stop()
 
 What always holds: nothing is acknowledged but by hand, after the commit. The consumer is durable and shared, so any
 number of processes divide the work; it has no limit of what is under way, because a scope that waits for repair must
-not use up the places of all others. Start it with `pulling.start`, which hands batches on at once and loses none.
+not use up the places of all others. Start it with `pulling.start`, which hands batches on at once and loses none, also
+not at its end.
 
 When the connection is closed for good, FastStream's pull loop spins without ever waiting: `closed` must end the
 process.

@@ -1,17 +1,21 @@
 """FastStream's pull subscribers, made prompt, and kept from losing what they have pulled.
 
-    await pulling.start(broker, lost=…)        # instead of `await broker.start()`
+    pulled = await pulling.start(broker, lost=…)        # instead of `await broker.start()`
+    …
+    await pulled.stop()                                 # instead of `await broker.stop()`
 
 FastStream 0.7.8 collects a batch by fetching again and again until it is full or its time is over; it expects
 `nats.errors.TimeoutError` at the end. nats-py 2.16 raises the builtin `TimeoutError`, which is another class, if the
 time is over between two of its steps. Then the collecting task dies, and with it what it had pulled: those messages
-come again when their acknowledgement is overdue (docs/adr/0009 has how often).
+come again when their acknowledgement is overdue (docs/adr/0009 has how often). When it is stopped, it forgets what it
+has pulled and not begun, and so does nats-py: that too comes again only when its acknowledgement is overdue.
 
 What always holds after `start`:
 - A batch is handed on as soon as there is something, with whatever else is there; it never waits to be full. While one
   is worked on the next gathers at the broker, so batches grow with the load, up to `BATCH_BYTES`: a pull counts
   messages, so it asks for as many as fit if none is larger than the largest of the last batch.
-- What was pulled is handed on.
+- What was pulled is handed on, or, once it is stopped, given back at once: another process has it in milliseconds.
+  Nothing is given back that was handed on, which is whoever has it to settle.
 - A consumer that does not answer for `LOST_SECONDS` (somebody deleted it, or its stream was restored) is reported to
   `lost`, which should end the process: at the next start it is made anew.
 """
@@ -20,8 +24,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NoReturn
 
 import nats.errors
 from faststream.nats import NatsBroker
@@ -37,18 +41,42 @@ REST_SECONDS: Final = 0.002
 FAILED_PAUSE_SECONDS: Final = 0.5
 LOST_SECONDS: Final = 15.0
 """Longer than a cluster takes to find a new leader."""
+PULL_SECONDS: Final = 0.5
+"""One pull waits so long, and then another is made; so the end does not wait longer either."""
+SETTLE_SECONDS: Final = 0.2
+"""After the last pull: what the broker had begun to send comes within a few milliseconds."""
+END_SECONDS: Final = 5.0
+"""For all of it; a broker that does not answer must not hold up the end."""
 _log = logging.getLogger(__name__)
 
 
-async def start(broker: NatsBroker, *, lost: Callable[[], None]) -> None:
+async def start(broker: NatsBroker, *, lost: Callable[[], None]) -> Pulling:
     """Start `broker`; what its pull subscribers fetch is handed on from now on as described above."""
     await broker.start()
+    fetches: list[PromptFetch] = []
     for subscriber in broker.subscribers:
         if isinstance(subscriber, BatchPullStreamSubscriber | PullStreamSubscriber):
             subscription = subscriber.subscription
             if subscription is not None:
                 full = subscriber.pull_sub.batch_size
-                subscription.fetch = PromptFetch(subscription, full, lost).fetch  # type: ignore[method-assign]  # FastStream offers no seam
+                prompt = PromptFetch(subscription, full, lost)
+                subscription.fetch = prompt.fetch  # type: ignore[method-assign]  # FastStream offers no seam
+                fetches.append(prompt)
+    return Pulling(broker, fetches)
+
+
+class Pulling:
+    """A broker that was started."""
+
+    def __init__(self, broker: NatsBroker, fetches: Sequence[PromptFetch]) -> None:
+        self._broker = broker
+        self._fetches = fetches
+
+    async def stop(self) -> None:
+        """Pull no more, give back what was pulled and is not begun, and finish the batch in hand."""
+        for fetch in self._fetches:
+            await fetch.end()
+        await self._broker.stop()
 
 
 class PromptFetch:
@@ -57,19 +85,55 @@ class PromptFetch:
     def __init__(
         self, subscription: JetStreamContext.PullSubscription, full_batch: int, lost: Callable[[], None]
     ) -> None:
+        self._subscription = subscription
         self._fetch = subscription.fetch
         self._full_batch = full_batch
         self._lost = lost
         self._failing_since: float | None = None
         self._fit = BATCH_BYTES // LARGEST_BYTES
+        self._ending = asyncio.Event()
+        self._idle = asyncio.Event()
+        """Nothing is on its way from nats-py to whoever asked."""
+        self._idle.set()
 
     async def fetch(self, batch: int = 1, timeout: float | None = 5, heartbeat: float | None = None) -> list[Msg]:
         """Return what there is as soon as there is something; raise `nats.errors.TimeoutError` if nothing came."""
+        if self._ending.is_set():
+            await _until_cancelled()
         if batch < self._full_batch:  # the rest of a batch that has something already
             raise nats.errors.TimeoutError
+        self._idle.clear()
         try:
-            messages = await self._fetch(1, timeout, heartbeat)
-            messages += await self._rest(min(batch, self._fit) - 1)
+            messages = await self._pulled(batch, timeout, heartbeat)
+            if self._ending.is_set():
+                await _give_back(messages)
+        finally:
+            self._idle.set()
+        if self._ending.is_set():
+            await _until_cancelled()
+        return messages
+
+    async def end(self) -> None:
+        """Pull no more, and give back what was pulled and has not been handed on.
+
+        The last pull is waited for: of one whose inbox is gone, the broker learns when it has answered.
+        """
+        self._ending.set()
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await self._idle.wait()
+                await asyncio.sleep(SETTLE_SECONDS)
+                inbox = self._subscription._sub
+                while self._subscription.pending_msgs:
+                    await _give_back([await inbox.next_msg()])
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            _log.warning("what was pulled could not be given back, it comes again: %s", type(error).__name__)
+
+    async def _pulled(self, batch: int, timeout: float | None, heartbeat: float | None) -> list[Msg]:
+        try:
+            messages = await self._fetch(1, min(timeout or PULL_SECONDS, PULL_SECONDS), heartbeat)
+            if not self._ending.is_set():
+                messages += await self._rest(min(batch, self._fit) - 1)
         except TimeoutError:
             self._failing_since = None
             raise nats.errors.TimeoutError from None
@@ -106,3 +170,15 @@ class PromptFetch:
             self._failing_since = None
             self._lost()
         await asyncio.sleep(FAILED_PAUSE_SECONDS)
+
+
+async def _until_cancelled() -> NoReturn:
+    """FastStream would ask again at once; it cancels whoever asks when it is stopped."""
+    await asyncio.Event().wait()
+    raise AssertionError("unreachable")
+
+
+async def _give_back(messages: Iterable[Msg]) -> None:
+    for message in messages:
+        if message.reply:  # else it is the broker's word about a pull
+            await message.nak()
