@@ -64,7 +64,7 @@ class LogDamaged(InternalError):
 
     def __init__(self, what: str) -> None:
         super().__init__(
-            f"{what} Export the log and run `wardmesh audit verify`; restore what is damaged from a backup."
+            f"{what} Run `wardmesh audit verify` with the log's address, and restore what is damaged from a backup."
         )
 
 
