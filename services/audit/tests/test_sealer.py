@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -263,3 +264,61 @@ async def test_a_defect_with_one_message_does_not_touch_the_others(
     publisher.failure = Odd()
     await sealing.seal([poison, good, other])
     assert sorted(str(each.outcome) for each in (poison, good, other)) == ["30.0", "30.0", "acknowledged"]
+
+
+async def test_a_batch_is_taken_while_the_last_is_at_the_database(
+    sealing: Sealer, fake_log: FakeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of other scopes it is sealed meanwhile; of the same scope, behind what came before."""
+    answers = asyncio.Event()
+    original = fake_log.seal
+
+    async def slow(scope: WorkspaceId, candidates: Sequence[Candidate]) -> Sealed:
+        if candidates[0].event.id == first.id:
+            await answers.wait()
+        return await original(scope, candidates)
+
+    monkeypatch.setattr(fake_log, "seal", slow)
+    first, second, others = event(), event(), event()
+    held, behind, free = delivered(ONE, first), delivered(ONE, second), delivered(OTHER, others)
+    await sealing.take([held])
+    await sealing.take([behind, free])
+    settled = asyncio.create_task(sealing.finish())
+    while free.outcome is None:
+        await asyncio.sleep(0)
+    assert (held.outcome, behind.outcome, settled.done()) == (None, None, False)
+    answers.set()
+    await settled
+    assert {held.outcome, behind.outcome} == {"acknowledged"}
+    assert [event_id for event_id, _ in fake_log.rows[ONE].leaves] == [first.id, second.id]
+
+
+async def test_what_is_under_way_has_a_bound(
+    sealing: Sealer, fake_log: FakeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once: list[int] = []
+    under_way = 0
+    original = fake_log.seal
+
+    async def counting(scope: WorkspaceId, candidates: Sequence[Candidate]) -> Sealed:
+        nonlocal under_way
+        under_way += 1
+        at_once.append(under_way)
+        await asyncio.sleep(0.001)
+        under_way -= 1
+        return await original(scope, candidates)
+
+    monkeypatch.setattr(fake_log, "seal", counting)
+    for _ in range(3):
+        await sealing.take([delivered(WorkspaceId.new(), event()) for _ in range(20)])
+    await sealing.finish()
+    assert len(at_once) == 60
+    assert max(at_once) == sealer.PARALLEL_TRANSACTIONS
+
+
+async def test_what_is_taken_while_it_ends_is_sealed_before_take_returns(sealing: Sealer) -> None:
+    """The connection that acknowledges is closed as soon as nobody is at a batch."""
+    await sealing.finish()
+    late = delivered(ONE, event())
+    await sealing.take([late])
+    assert late.outcome == "acknowledged"

@@ -23,6 +23,7 @@ from wardmesh.server.messages import OutboundMessage
 from wardmesh.server.messaging import Messaging
 from wardmesh.server.nkey import Kind, new_seed
 from wardmesh.server.publishing import AuditPublisher
+from wardmesh.server.pulling import Finish
 from wardmesh.server.settings import read_seed
 from wardmesh.subjects import AuditSubject
 from wardmesh_audit import domain, subscriber
@@ -40,7 +41,7 @@ from wardmesh_cli.embedded.mesh import EmbeddedMesh
 
 SOON = 15.0
 Seal = Callable[[Sequence[DeliveredEnvelope]], Awaitable[None]]
-Sealing = Callable[[Seal], AbstractAsyncContextManager[None]]
+Sealing = Callable[..., AbstractAsyncContextManager[None]]
 
 
 @pytest.fixture(autouse=True)
@@ -77,17 +78,17 @@ def sealer(store: PostgresStore, messaging: Messaging, emitting: AuditPublisher)
 
 @pytest.fixture
 def sealing(servers: EmbeddedMesh) -> Sealing:
-    """`async with sealing(sealer.seal)`: a process's worth of sealing."""
+    """`async with sealing(sealer.seal)`, or with `sealer.take, sealer.finish`: a process's worth of sealing."""
 
     @asynccontextmanager
-    async def running(seal: Seal) -> AsyncIterator[None]:
+    async def running(seal: Seal, finish: Finish | None = None) -> AsyncIterator[None]:
         seed = read_seed(servers.layout.identities.seed_file("audit"))
         broker = sealing_broker([servers.nats_url], seed=seed, seal=seal)
         pulled = await pulling.start(broker, lost=lambda: None)
         try:
             yield
         finally:
-            await pulled.stop()
+            await pulled.stop(finish)
 
     return running
 
@@ -167,7 +168,7 @@ async def test_two_sealers_divide_one_tenants_work(
 
 
 async def test_what_a_sealer_had_pulled_when_it_was_stopped_is_at_once_anothers(
-    sealing: Sealing, sealer: Sealer, store: PostgresStore, messaging: Messaging, operator: Person
+    sealing: Sealing, store: PostgresStore, messaging: Messaging, emitting: AuditPublisher, operator: Person
 ) -> None:
     """Stopped under load, on the accounts of a mesh and with its patience: what is forgotten comes after 30 s."""
     patient = (await messaging.jetstream.consumer_info(streams.AUDIT, subscriber.CONSUMER)).config
@@ -180,7 +181,7 @@ async def test_what_a_sealer_had_pulled_when_it_was_stopped_is_at_once_anothers(
     async def slowly(messages: Sequence[DeliveredEnvelope]) -> None:
         begun.append(len(messages))
         await asyncio.sleep(0.02)
-        await sealer.seal(messages)
+        await sealer.take(messages)
 
     async def publish() -> None:
         while going:
@@ -191,7 +192,8 @@ async def test_what_a_sealer_had_pulled_when_it_was_stopped_is_at_once_anothers(
     for _ in range(3):
         going = True
         publishing = [asyncio.create_task(publish()) for _ in range(4)]
-        async with sealing(slowly):
+        sealer = Sealer(store, messaging, emitting, SUBJECTS)
+        async with sealing(slowly, sealer.finish):
             await asyncio.sleep(0.3)
         going = False
         await asyncio.gather(*publishing)

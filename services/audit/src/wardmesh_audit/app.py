@@ -95,10 +95,11 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
             runtime.fail("the sealer's connection to the broker is closed")
 
     stopping = False
+    sealer = Sealer(store, messaging, runtime.audit, subjects)
     broker = sealing_broker(
         settings.nats_servers(),
         seed=read_seed(settings.nats_seed_file),
-        seal=Sealer(store, messaging, runtime.audit, subjects).seal,
+        seal=sealer.take,
         ca_file=settings.nats_ca_file,
         closed=closed,
     )
@@ -110,7 +111,7 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     finally:
         stopping = True
         await forwarding.stop()  # finishes the batches in hand
-        await pulled.stop()  # finishes the batch in hand, and gives back what is behind it
+        await pulled.stop(sealer.finish)  # gives back what is behind the batches in hand
         await asking.aclose()
 
 

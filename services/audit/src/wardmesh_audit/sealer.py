@@ -2,6 +2,8 @@
 
     decode → seal what identifies people by their keys → one transaction a scope → publish what is sealed → acknowledge
 
+A batch is taken while the last one is still at the database, so that neither waits for the other.
+
 What always holds:
 - A message is acknowledged only when its events are committed to the log, or when it is in stream DEAD as it came and
   the log will tell of it. A crash anywhere leaves it unacknowledged: it is delivered again, to any sealer, and events
@@ -22,6 +24,7 @@ import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
+from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 from opentelemetry import metrics
@@ -38,13 +41,15 @@ from wardmesh_audit.domain import Candidate, Envelope, News, Random, Stored
 from wardmesh_audit.errors import LogDamaged, MalformedEnvelope
 from wardmesh_audit.ports import Emitter, LogStore, Publisher, Sealed
 from wardmesh_audit.subjects import Subjects
+from wardmesh_audit.under_way import UnderWay
 
 RETRY_SECONDS: Final = 1.0
 DAMAGED_RETRY_SECONDS: Final = 30.0
 """Somebody has to repair something first."""
-PARALLEL_SCOPES: Final = 2
-"""Transactions at once: one is at the database while the other is made. More of them wait for each other there, for
-room at the end of the same tables; the pool has more connections, which answer calls meanwhile."""
+PARALLEL_TRANSACTIONS: Final = 6
+PARALLEL_EVENTS: Final = 2_048
+"""In the transactions at once: small ones wait for the disk, and may do so together; large ones would wait for each
+other, at the end of the same tables. The pool has more connections, which answer calls meanwhile."""
 TRANSACTION_EVENTS: Final = 4_096
 TRANSACTION_BYTES: Final = 4 * 1024 * 1024
 """Of one scope's transaction; it must stay well within the database's time limits, or it would never succeed."""
@@ -115,25 +120,43 @@ class Sealer:
         self._store = store
         self._publisher = publisher
         self._emitter = emitter
-        self._room = asyncio.Semaphore(PARALLEL_SCOPES)
+        self._under_way = UnderWay(pieces=PARALLEL_TRANSACTIONS, weight=PARALLEL_EVENTS)
+        self._taking = asyncio.Lock()
+        self._finishing = False
+        self._last: dict[Scope, asyncio.Task[None]] = {}
+        """Of each scope that is being sealed, what was begun last."""
 
     async def seal(self, messages: Sequence[Incoming]) -> None:
-        """Seal a batch; return when every message is acknowledged or asked to come again.
+        """Seal a batch; return when every message is acknowledged or asked to come again."""
+        await self.take(messages)
+        await self._under_way.settled()
 
-        What comes next is understood while the database is at what came before: of the two, a sealer does only one.
+    async def take(self, messages: Sequence[Incoming]) -> None:
+        """Begin to seal a batch; return when all of it is under way, and `finish` when it has ended.
+
+        So what comes next is fetched and understood while the database is at what came before.
         """
-        async with asyncio.TaskGroup() as tasks:
+        async with self._taking:
             for scope, group in _by_scope(messages).items():
-                before: asyncio.Task[None] | None = None
-                async for part in self._understood(group, tasks):
-                    if before is not None:
-                        await before  # a scope's entries are in the order of its messages
-                    await self._room.acquire()
-                    before = tasks.create_task(self._seal_part(scope, part))
+                async for part in self._understood(group):
+                    before = self._last.get(scope)
+                    events = sum(len(item.envelope.candidates) for item in part)
+                    self._last[scope] = task = await self._under_way.begin(events, self._seal_part, scope, part, before)
+                    task.add_done_callback(partial(self._forget, scope))
+            if self._finishing:
+                await self._under_way.settled()
 
-    async def _understood(
-        self, messages: Sequence[Incoming], tasks: asyncio.TaskGroup
-    ) -> AsyncIterator[list[_Sealable]]:
+    async def finish(self) -> None:
+        """Return when all that was taken is acknowledged or asked to come again; `take` does no less from now on."""
+        self._finishing = True
+        async with self._taking:
+            await self._under_way.settled()
+
+    def _forget(self, scope: Scope, task: asyncio.Task[None]) -> None:
+        if self._last.get(scope) is task:
+            del self._last[scope]
+
+    async def _understood(self, messages: Sequence[Incoming]) -> AsyncIterator[list[_Sealable]]:
         """Yield messages of one scope, as many as a transaction takes, but at least one; bury what is none."""
         part: list[_Sealable] = []
         events = size = unbroken = 0
@@ -147,7 +170,7 @@ class Sealer:
                     message.subject, message.data, message.received_at, random=self._random
                 )
             except MalformedEnvelope as problem:
-                tasks.create_task(self._bury(message, problem))
+                await self._under_way.begin(1, self._bury, message, problem)
                 continue
             events += len(envelope.candidates)
             size += len(message.data)
@@ -158,16 +181,15 @@ class Sealer:
         if part:
             yield part
 
-    async def _seal_part(self, scope: Scope, part: Sequence[_Sealable]) -> None:
-        try:
-            with ExitStack() as spans:
-                for trace_parent in {item.message.headers.get(TRACE_PARENT) for item in part}:
-                    headers = {} if trace_parent is None else {TRACE_PARENT: trace_parent}
-                    span = spans.enter_context(telemetry.consumer_span("audit.seal", headers))
-                    span.set_attribute("wardmesh.scope", scope)
-                await self._seal_group(scope, part)
-        finally:
-            self._room.release()
+    async def _seal_part(self, scope: Scope, part: Sequence[_Sealable], before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])  # a scope's entries are in the order of its messages
+        with ExitStack() as spans:
+            for trace_parent in {item.message.headers.get(TRACE_PARENT) for item in part}:
+                headers = {} if trace_parent is None else {TRACE_PARENT: trace_parent}
+                span = spans.enter_context(telemetry.consumer_span("audit.seal", headers))
+                span.set_attribute("wardmesh.scope", scope)
+            await self._seal_group(scope, part)
 
     async def _seal_group(self, scope: Scope, group: Sequence[_Sealable]) -> None:
         try:

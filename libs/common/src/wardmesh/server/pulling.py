@@ -24,8 +24,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NoReturn
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final, NoReturn, TypeAlias
 
 import nats.errors
 from faststream.nats import NatsBroker
@@ -47,6 +47,7 @@ SETTLE_SECONDS: Final = 0.2
 """After the last pull: what the broker had begun to send comes within a few milliseconds."""
 END_SECONDS: Final = 5.0
 """For all of it; a broker that does not answer must not hold up the end."""
+Finish: TypeAlias = "Callable[[], Awaitable[None]]"
 _log = logging.getLogger(__name__)
 
 
@@ -72,10 +73,15 @@ class Pulling:
         self._broker = broker
         self._fetches = fetches
 
-    async def stop(self) -> None:
-        """Pull no more, give back what was pulled and is not begun, and finish the batch in hand."""
+    async def stop(self, finish: Finish | None = None) -> None:
+        """Pull no more, give back what was pulled and is not begun, and finish the batch in hand.
+
+        Where the handler returns before it is done with a batch, `finish` waits for what it is at.
+        """
         for fetch in self._fetches:
             await fetch.end()
+        if finish is not None:
+            await finish()
         await self._broker.stop()
 
 
