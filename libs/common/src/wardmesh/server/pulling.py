@@ -33,7 +33,8 @@ from faststream.nats.subscriber.usecases import BatchPullStreamSubscriber, PullS
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
-BATCH_BYTES: Final = 32 * 1024 * 1024
+BATCH_BYTES: Final = 16 * 1024 * 1024
+"""More gain little, and are what one reader has to itself while the others find nothing left."""
 LARGEST_BYTES: Final = 1024 * 1024
 """Of a message: what is expected before the first is seen (the broker's `max_payload`)."""
 REST_SECONDS: Final = 0.002
