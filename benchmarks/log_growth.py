@@ -141,8 +141,10 @@ async def _costs(sizes: Sequence[int]) -> dict[int, Cost]:
             grower = Grower(database, random.Random(1))
             for size in sizes:
                 await grower.grow_to(size)
-                # What the database does within a minute by itself: until then it has no idea of the values.
-                await owner.execute("analyze audit.entries, audit.leaves, audit.tiles")
+                # What the database does by itself after a while: until then it has no idea of the values, and writes
+                # what the growing has left, beside what is measured.
+                await owner.execute("vacuum (analyze) audit.entries, audit.leaves, audit.tiles")
+                await owner.execute("checkpoint")
                 costs[size] = await grower.measure()
                 step(f"at {size:,}: {costs[size]}")
     return costs
