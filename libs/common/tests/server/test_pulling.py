@@ -205,12 +205,12 @@ async def test_what_was_pulled_when_it_stops_is_at_once_anothers(
 
 
 async def test_what_is_in_hand_when_it_stops_is_finished(bare_nats: Any, nats_client: Client, stream: str) -> None:
-    for _ in range(20):
+    for _ in range(10):
         await nats_client.jetstream().publish(f"{stream}.x", b"x")
     async with reading(bare_nats.url, stream, 5.0, [], pause=1.5) as received:
         await asyncio.sleep(0.3)
         assert received.batches == []
-    assert sum(map(len, received.batches)) == 20
+    assert sum(map(len, received.batches)) == 10
     found = await nats_client.jetstream().consumer_info(stream, "reader")
     assert (found.num_redelivered, found.num_ack_pending) == (0, 0)
 
