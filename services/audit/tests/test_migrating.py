@@ -73,6 +73,10 @@ async def test_a_log_from_before_is_kept_for_ever_and_goes_on(
             "where i.inhparent = 'audit.entries'::regclass and (select count(*) from pg_index x "
             "where x.indrelid = c.oid) <= (select count(*) from pg_index x where x.indrelid = i.inhparent)"
         )
+        traces = (
+            "select count(*) from pg_indexes where schemaname = 'audit' and tablename = 'entries' and indexdef ~ 'hash'"
+        )
+        assert await superuser.fetchval(traces) == 1, "that of what was sealed before has taken the place of the other"
         assert lacking == [], "each partition has the parent's indexes, and a key"
         await goes_on(of_another_database(servers.database_url("wardmesh_audit"), name))
     finally:

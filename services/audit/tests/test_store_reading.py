@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from datetime import timedelta
 
+import asyncpg
 import pytest
 from fake_log import FakeLog, FakeReading
 from fake_ports import SUBJECTS
@@ -16,13 +18,13 @@ from wardmesh.contracts.operation import Category
 from wardmesh.ids import AgentId, EventId, OrgId, RequestId, UserId
 from wardmesh.server.database import Database
 from wardmesh.server.tenant import TenantContext
-from wardmesh_audit import store_reading
+from wardmesh_audit import searching, store_reading
 from wardmesh_audit.domain import decode_leaf
 from wardmesh_audit.errors import TooManyPositions
 from wardmesh_audit.ports import LogStore, ReadingStore
 from wardmesh_audit.searching import matches
 from wardmesh_audit.store import PostgresStore
-from wardmesh_audit.store_reading import PostgresReading
+from wardmesh_audit.store_reading import PostgresReading, _search
 
 ALL = Filter()
 
@@ -31,7 +33,7 @@ def renamed(act: AuditEvent) -> AuditEvent:
     return act.model_copy(update={"id": EventId.new()})
 
 
-TRACE = "0af7651916cd43dd8448eb211c80319c"
+TRACE, OTHER_TRACE = "0af7651916cd43dd8448eb211c80319c", "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 @pytest.fixture(params=["fake", "postgresql"])
@@ -90,6 +92,57 @@ async def test_pages(log: LogStore, store: ReadingStore, operator: Person, newes
     assert found.reached == (4 if newest_first else 6)
     rest = await store.scan(tenant(operator), ALL, start=2, end=8, limit=40, newest_first=newest_first)
     assert (len(rest.entries), rest.reached) == (6, 2 if newest_first else 8)
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+async def test_a_trace_is_found_in_all_parts_of_a_log(
+    log: LogStore, store: ReadingStore, operator: Person, newest_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "_SPAN_BITS", 2)
+    alike = TRACE[:20] + "0" * 12  # looked for in the same places
+    await seal(log, operator, *[event(trace_id=each) for _ in range(10) for each in (TRACE, None, alike, OTHER_TRACE)])
+    expected = list(range(4, 37, 4))
+    found, start, end = list[int](), 1, 39
+    while start < end:
+        page = await store.scan(
+            tenant(operator), Filter(trace_id=TRACE), start=start, end=end, limit=2, newest_first=newest_first
+        )
+        found += [stored.index for stored in page.entries]
+        start, end = (start, page.reached) if newest_first else (page.reached, end)
+    assert found == (expected[::-1] if newest_first else expected)
+
+
+async def test_a_trace_from_before_there_were_places_is_found(
+    database: Database, operator: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wardmesh_audit.store.trace_place", lambda _trace_id, _index: None)
+    log = PostgresStore(database)
+    await seal(log, operator, event(trace_id=TRACE), event())
+    monkeypatch.undo()
+    await seal(log, operator, event(), event(trace_id=TRACE))
+    found = await PostgresReading(database).scan(
+        tenant(operator), Filter(trace_id=TRACE), start=0, end=4, limit=9, newest_first=False
+    )
+    assert [stored.index for stored in found.entries] == [0, 3]
+
+
+async def test_a_trace_is_looked_up_and_not_searched_for(
+    database: Database, superuser: asyncpg.Connection[asyncpg.Record], operator: Person
+) -> None:
+    log = PostgresStore(database)
+    for _ in range(8):
+        traced = [event(trace_id=f"{random.getrandbits(128):032x}") for _ in range(500)]
+        await seal(log, operator, *traced, event(trace_id=TRACE))
+    await superuser.execute("analyze audit.entries")
+    for newest_first in (True, False):
+        search = _search(Filter(trace_id=TRACE), {}, 0, 4_008, newest_first=newest_first)
+        async with database.transaction(tenant(operator), read_only=True) as connection:
+            rows = await connection.fetch(
+                f"explain (analyze, costs off) {search.page(100)}", operator.scope, 0, 4_008, *search.values
+            )
+        plan = "\n".join(row[0] for row in rows)
+        assert "scope_id_trace_place_index_idx" in plan
+        assert "Seq Scan" not in plan
 
 
 async def test_a_page_fits_a_message(log: LogStore, store: ReadingStore, operator: Person) -> None:

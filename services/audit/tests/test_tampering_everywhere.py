@@ -55,7 +55,7 @@ OPENED: Final = "what a leaf commits to: a change opens nothing, and is named (t
 NOT_PROVEN: Final = {
     "entries": dict.fromkeys(
         ("received_at", "source", "occurred_at", "category", "action", "outcome", "actor", "request_id", "targets",
-         "acting_for", "trace_id"), SEARCHED) | {"kept_to": KEPT, "openings": OPENED},
+         "acting_for", "trace_id", "trace_place"), SEARCHED) | {"kept_to": KEPT, "openings": OPENED},
     "leaves": {"kept_to": KEPT},
     "logs": {
         "pruning_to": "which months take nothing more",

@@ -16,6 +16,10 @@ from wardmesh.contracts.fields import Json
 SINCE_MARGIN: Final = timedelta(days=1)
 """How far an emitter's clock may be ahead of ours for `since` to find its events: it is why `since` need not look at
 everything that was received long before."""
+_SPAN_BITS: Final = 16
+"""65,536 entries: so few that what is sorted by trace among them is at hand, so many that a log has few such parts."""
+_TRACE_BITS: Final = 40
+"""Of a trace's id: what shares them is told apart by the rest."""
 # What JSON spells as it is, so that it can be looked for in a leaf without reading it.
 _PLAIN: Final = re.compile(r"[ !#-\[\]-~]+")
 
@@ -39,6 +43,18 @@ def matches(query: Filter, entry: Entry) -> bool:
         and (query.until is None or event.occurred_at < query.until)
         and (query.text is None or has_words(query.text, event))
     )
+
+
+def trace_place(trace_id: str, index: int) -> int:
+    """Return where a trace is looked for in the part of the log that has entry `index`; it fits a bigint."""
+    return (index >> _SPAN_BITS) << _TRACE_BITS | int(trace_id, 16) >> (128 - _TRACE_BITS)
+
+
+def trace_places(trace_id: str, start: int, end: int) -> list[int]:
+    """Return where a trace may be in entries [start, end), in the order of the log."""
+    return [
+        trace_place(trace_id, span << _SPAN_BITS) for span in range(start >> _SPAN_BITS, (end - 1 >> _SPAN_BITS) + 1)
+    ]
 
 
 def has_words(text: str, event: AuditEvent) -> bool:

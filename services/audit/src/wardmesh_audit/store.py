@@ -32,6 +32,7 @@ from wardmesh_audit.errors import LogDamaged
 from wardmesh_audit.keeping import FOR_EVER, NEVER, Policy, kept_to
 from wardmesh_audit.ports import NOTHING, Kept, Located, Place, Publication, Sealed
 from wardmesh_audit.proofs import Head, SignedHead, grow, partial_tiles
+from wardmesh_audit.searching import trace_place
 from wardmesh_audit.store_pages import page_of, stored
 
 _NO_PARTITION: Final = "23514"
@@ -70,19 +71,19 @@ _APPEND: Final = """
                with ordinality as added (event_id, leaf_hash, kept_to, place)
     ), entries as (
         insert into audit.entries (scope_id, index, kept_to, received_at, leaf, openings, source, occurred_at, category,
-                                   action, outcome, actor, acting_for, targets, request_id, trace_id)
+                                   action, outcome, actor, acting_for, targets, request_id, trace_id, trace_place)
         select $1, $2 + place - 1, kept_to, received_at, leaf, openings, source, occurred_at, category,
-               action, outcome, actor, acting_for, targets::text[], request_id, trace_id
+               action, outcome, actor, acting_for, targets::text[], request_id, trace_id, trace_place
           from unnest($8::date[], $9::timestamptz[], $10::bytea[], $11::bytea[], $12::text[], $13::timestamptz[],
                       $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[],
-                      $21::text[])
+                      $21::text[], $22::bigint[])
                with ordinality
                as added (kept_to, received_at, leaf, openings, source, occurred_at, category,
-                         action, outcome, actor, acting_for, targets, request_id, trace_id, place)
+                         action, outcome, actor, acting_for, targets, request_id, trace_id, trace_place, place)
     ), tiles as (
         insert into audit.tiles (scope_id, level, index, root, hashes)
         select $1, level, index, root, hashes
-          from unnest($22::smallint[], $23::bigint[], $24::bytea[], $25::bytea[]) as added (level, index, root, hashes)
+          from unnest($23::smallint[], $24::bigint[], $25::bytea[], $26::bytea[]) as added (level, index, root, hashes)
     )
     update audit.logs set size = $3, frontier = $4, root = $5, sealed_at = now() where scope_id = $1
 """
@@ -282,6 +283,10 @@ class PostgresStore:
             [_array_text(each.targets) for each in names],
             [event.request_id for event in events],
             [event.trace_id for event in events],
+            [
+                None if event.trace_id is None else trace_place(event.trace_id, index)
+                for index, event in enumerate(events, head.size)
+            ],
             [full.tile.level for full in filled],
             [full.tile.index for full in filled],
             [full.root for full in filled],

@@ -22,7 +22,7 @@ from wardmesh_audit.behalf import scope_of
 from wardmesh_audit.domain import decode_leaf, searchable
 from wardmesh_audit.errors import TooManyPositions
 from wardmesh_audit.ports import NO_NAMES, Scanned
-from wardmesh_audit.searching import SINCE_MARGIN, has_words, plain_words
+from wardmesh_audit.searching import SINCE_MARGIN, has_words, plain_words, trace_places
 from wardmesh_audit.store_pages import page_of, stored
 
 SCAN_ENTRIES: Final = 10_000
@@ -77,7 +77,7 @@ class PostgresReading:
     ) -> Scanned:
         if start >= end:
             return Scanned((), start if newest_first else end)
-        search = _search(query, names, newest_first=newest_first)
+        search = _search(query, names, start, end, newest_first=newest_first)
         ranged = (scope_of(tenant), start, end)
         async with self._database.transaction(tenant, read_only=True) as connection:
             rows = await connection.fetch(search.page(limit), *ranged, *search.values)
@@ -158,7 +158,7 @@ class _Search:
         """  # noqa: S608 - constants
 
 
-def _search(query: Filter, names: Mapping[str, str], *, newest_first: bool) -> _Search:
+def _search(query: Filter, names: Mapping[str, str], start: int, end: int, *, newest_first: bool) -> _Search:
     order = "desc" if newest_first else "asc"
     within = f"select {_COLUMNS} from audit.entries where scope_id = $1 and index >= $2 and index < $3"  # noqa: S608
     some = f"order by index {order} limit {SCAN_ENTRIES}"
@@ -166,10 +166,18 @@ def _search(query: Filter, names: Mapping[str, str], *, newest_first: bool) -> _
     values: list[object] = [] if driver is None else [getattr(query, driver)]
     # In this order two indexes are merged; with `or`, neither would be used.
     if driver == "agent":
-        candidates = _either(f"{within} and actor = $4", f"{within} and acting_for = $4 and actor <> $4", some)
+        candidates = _either(
+            f"{within} and actor = $4 {some}", f"{within} and acting_for = $4 and actor <> $4 {some}", some
+        )
+    elif driver == "trace_id" and query.trace_id is not None:
+        # By place is by index, for one trace. What was sealed before there were places has none.
+        by_place = f"order by trace_place {order}, index {order} limit {SCAN_ENTRIES}"
+        placed = f"{within} and trace_id = $4 and trace_place = any ($5::bigint[]) {by_place}"
+        candidates = _either(placed, f"{within} and trace_id = $4 and trace_place is null {some}", some)
+        values.append(trace_places(query.trace_id, start, end))
     elif driver == "actor" and query.actor is not None and query.actor in names:
         # What was sealed before there were pseudonyms has the id.
-        candidates = _either(f"{within} and actor = $4", f"{within} and actor = $5", some)
+        candidates = _either(f"{within} and actor = $4 {some}", f"{within} and actor = $5 {some}", some)
         values.append(names[query.actor])
     else:
         candidates = f"{within} {some}" if driver is None else f"{within} and {driver} = $4 {some}"
@@ -183,7 +191,7 @@ def _search(query: Filter, names: Mapping[str, str], *, newest_first: bool) -> _
 
 
 def _either(one: str, other: str, some: str) -> str:
-    return f"select * from (({one} {some}) union all ({other} {some})) as either {some}"  # noqa: S608 - constants
+    return f"select * from (({one}) union all ({other})) as either {some}"  # noqa: S608 - constants
 
 
 def _conditions(query: Filter, names: Mapping[str, str]) -> Iterator[tuple[str, str, object]]:
