@@ -142,7 +142,7 @@ async def test_a_trace_is_looked_up_and_not_searched_for(
             )
         plan = "\n".join(row[0] for row in rows)
         assert "scope_id_trace_place_index_idx" in plan
-        assert "Seq Scan" not in plan
+        assert "Seq Scan on entries_for_ever" not in plan  # other tests open months with next to nothing in them
 
 
 async def test_a_page_fits_a_message(log: LogStore, store: ReadingStore, operator: Person) -> None:
