@@ -83,8 +83,14 @@ class FakeAudit:
     async def checkpoint(self) -> audit.Checkpoint:
         signed = Checkpoint("wardmesh/test", len(self._leaves()), root_of(self._hashes()))
         lines = [cosigner.sign(signed, 1_765_558_886) for cosigner in self._world.cosigners]
+        lines += [signer.sign(signed) for signer in self._world.mldsa]
         note = with_lines(SignedNote.parse(sign_checkpoint(signed, LOG_KEY)), lines).encode()
-        return audit.Checkpoint(note=note.decode(), verifier_key=str(LOG_KEY.verifier), size=len(self._leaves()))
+        return audit.Checkpoint(
+            note=note.decode(),
+            verifier_key=str(LOG_KEY.verifier),
+            mldsa_key=next((str(signer.verifier) for signer in self._world.mldsa), None),
+            size=len(self._leaves()),
+        )
 
     async def receipt(self, *, event_id: EventId, wait_seconds: float) -> audit.Receipt:
         self._world.fail("audit.receipt")

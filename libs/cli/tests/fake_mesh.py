@@ -19,6 +19,7 @@ from wardmesh.contracts import audit, auth, bridge, secrets, webhooks
 from wardmesh.contracts.operation import Category
 from wardmesh.crypto.apikey import SECRET_BYTES, ApiKey
 from wardmesh.crypto.cosignature import Cosigner
+from wardmesh.crypto.mldsa import MldsaSigner
 from wardmesh.errors import NotFound, WardmeshError
 from wardmesh.ids import (
     AgentId,
@@ -82,6 +83,7 @@ class World:
     expiries: list[WardmeshError] = field(default_factory=list)
     """Each ends one tail."""
     cosigners: list[Cosigner] = field(default_factory=list)
+    mldsa: list[MldsaSigner] = field(default_factory=list)
     """Who cosigns every checkpoint."""
     witnesses: audit.Witnesses = field(default_factory=audit.Witnesses)
 

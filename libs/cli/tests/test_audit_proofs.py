@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from command_shell import Shell
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from fake_audit import LOG_KEY
 from fake_mesh import World
 
+from wardmesh.crypto.checkpoint import Checkpoint
+from wardmesh.crypto.mldsa import MldsaSigner
+from wardmesh.crypto.note import Signature
 from wardmesh.ids import EventId
 
 KEY = str(LOG_KEY.verifier)
+MLDSA, MLDSA_OTHER = (
+    MldsaSigner(LOG_KEY.verifier.name, MLDSA44PrivateKey.from_seed_bytes(bytes([n]) * 32)) for n in (1, 2)
+)
 
 
 def filled(world: World, count: int = 5) -> list[EventId]:
@@ -71,3 +79,52 @@ def test_growth_since_a_checkpoint_that_was_kept(wardmesh: Shell, world: World, 
     assert wardmesh("audit", "growth", str(kept)).status == 1
     kept.write_text("nonsense")
     assert wardmesh("audit", "growth", str(kept)).status == 2
+
+
+class Forger:
+    """Puts a line in the name of `MLDSA` on a checkpoint, and has not its key."""
+
+    verifier = MLDSA.verifier
+
+    def sign(self, checkpoint: Checkpoint) -> Signature:
+        return Signature(*MLDSA.verifier.identity, MLDSA_OTHER.sign(checkpoint).signature)
+
+
+def test_receipts_and_growth_are_held_to_the_mldsa_key_that_is_named(
+    wardmesh: Shell, world: World, tmp_path: Path
+) -> None:
+    kept, file = tmp_path / "kept", tmp_path / "a.tlog-proof"
+    filled(world, 3)
+    kept.write_text(wardmesh("audit", "checkpoint").out)  # from before the log had such a key
+    ids = filled(world)
+    world.mldsa = [MLDSA]
+    wardmesh("audit", "receipt", ids[3], "--output", str(file))
+    for command in (("verify-receipt", str(file)), ("growth", str(kept))):
+        asked = ("audit", *command, "--key", KEY, "--mldsa-key")
+        ran = wardmesh(*asked, str(MLDSA.verifier))
+        assert (ran.status, "the ML-DSA-44 key has signed" in ran.out) == (0, True), ran.err
+        assert wardmesh(*asked, str(MLDSA.verifier), "--json").json["mldsa_checked"]
+        ran = wardmesh("audit", *command, "--key", KEY)
+        assert (ran.status, "ML-DSA" in ran.out) == (0, False)
+        assert not wardmesh("audit", *command, "--key", KEY, "--json").json["mldsa_checked"]
+        ran = wardmesh(*asked, str(MLDSA_OTHER.verifier))
+        assert (ran.status, "the ML-DSA-44 key has not signed the checkpoint" in ran.err) == (1, True), ran.err
+        for no_key in (KEY, "", "nonsense"):
+            assert wardmesh(*asked, no_key).status == 2, no_key
+
+
+@pytest.mark.parametrize(
+    ("signers", "why"), [([], "has not signed"), ([Forger()], "signature by the trusted key is wrong")]
+)
+def test_an_mldsa_line_that_is_missing_or_forged(
+    wardmesh: Shell, world: World, tmp_path: Path, signers: list[MldsaSigner], why: str
+) -> None:
+    kept, file = tmp_path / "kept", tmp_path / "a.tlog-proof"
+    ids = filled(world)
+    world.mldsa = signers
+    wardmesh("audit", "receipt", ids[3], "--output", str(file))
+    kept.write_text(wardmesh("audit", "checkpoint").out)
+    for command in (("verify-receipt", str(file)), ("growth", str(kept))):
+        assert wardmesh("audit", *command, "--key", KEY).status == 0, "the log's own signature is good"
+        ran = wardmesh("audit", *command, "--key", KEY, "--mldsa-key", str(MLDSA.verifier))
+        assert (ran.status, why in ran.err, ran.out) == (1, True, ""), ran.err

@@ -95,12 +95,17 @@ def test_a_mesh_of_ones_own_from_first_start_to_second(folder: Path) -> None:
         assert run(folder, "audit", "export", "export").returncode == 0
         assert run(folder, "audit", "export", "part", "--format", "csv", "--outcome", "success").returncode == 0
         signed = json.loads(run(folder, "audit", "checkpoint", "--json").stdout)
+        keys = "--key", signed["verifier_key"], "--mldsa-key", signed["mldsa_key"]
+        (folder / "kept").write_text(signed["note"])
+        grown = run(folder, "audit", "growth", "kept", *keys)
+        assert (grown.returncode, "ML-DSA-44 key has signed" in grown.stdout) == (0, True), grown.stderr
+        event = json.loads(run(folder, "audit", "query", "--limit", "1", "--json").stdout)["entries"][0]["event"]["id"]
+        assert run(folder, "audit", "receipt", event, "--output", "receipt").returncode == 0
         assert "in use by the mesh of process" in run(folder, "up", *PORTS).stderr
     assert process.returncode == 0
 
-    for export in ("export", "part"):
-        keys = "--key", signed["verifier_key"], "--mldsa-key", signed["mldsa_key"]
-        verified = run(folder, "audit", "verify", export, *keys)
+    for what in (("verify", "export"), ("verify", "part"), ("verify-receipt", "receipt")):
+        verified = run(folder, "audit", *what, *keys)
         assert (verified.returncode, "ML-DSA-44 key has signed it too" in verified.stdout) == (0, True), verified.stdout
     down = run(folder, "secret", "get", "a/b")
     assert (down.returncode, down.stdout) == (1, "")

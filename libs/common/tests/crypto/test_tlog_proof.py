@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wardmesh.audit_receipt import verify_growth, verify_receipt
 from wardmesh.crypto.checkpoint import Checkpoint, sign_checkpoint
-from wardmesh.crypto.errors import BadProof, BadSignature, CryptoError, MalformedEncoding
+from wardmesh.crypto.errors import BadProof, BadSignature, CryptoError, InvalidKey, MalformedEncoding
 from wardmesh.crypto.merkle import leaf_hash, root_of
-from wardmesh.crypto.note import Signer
+from wardmesh.crypto.mldsa import MldsaKey, MldsaSigner
+from wardmesh.crypto.note import Signature, SignedNote, Signer
 from wardmesh.crypto.tlog import consistency_proof, inclusion_proof
 from wardmesh.crypto.tlog_proof import MAX_TLOG_PROOF_BYTES, TlogProof, verify_proof
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "vectors" / "tlog_proof.json").read_text())
 SIGNER = Signer.from_seed("example.org/ws_1", bytes(range(32)))
 OTHER = Signer.from_seed("example.org/ws_2", bytes(range(32)))
+MLDSA, MLDSA_OTHER = (
+    MldsaSigner(SIGNER.verifier.name, MLDSA44PrivateKey.from_seed_bytes(bytes([n]) * 32)) for n in (1, 2)
+)
 
 
 def log(size: int) -> tuple[list[bytes], list[bytes]]:
@@ -124,3 +130,65 @@ def test_growth_verifies_in_one_direction(old: int, new: int) -> None:
 def test_growth_is_of_one_log() -> None:
     with pytest.raises(BadSignature):
         verify_growth(checkpoint(3, OTHER), checkpoint(3), [], SIGNER.verifier)
+
+
+def also_signed(note: bytes, *lines: Signature) -> bytes:
+    parsed = SignedNote.parse(note)
+    return SignedNote(parsed.text, (*parsed.signatures, *lines)).encode()
+
+
+def not_signed(note: bytes) -> dict[str, bytes]:
+    """The same checkpoint in every way in which `MLDSA` has not signed it."""
+    head = Checkpoint.parse_text(SignedNote.parse(note).text)
+    sound = MLDSA.sign(head)
+    renamed = MldsaSigner(OTHER.verifier.name, MLDSA._private)
+    forged = {
+        "of another size": MLDSA.sign(replace(head, size=head.size + 1)).signature,
+        "of another tree": MLDSA.sign(replace(head, root=bytes(32))).signature,
+        "by another key": MLDSA_OTHER.sign(head).signature,
+        "with another time": bytes(7) + b"\x01" + sound.signature[8:],
+        "cut short": sound.signature[:-1],
+    }
+    return {
+        "no line": note,
+        "another's line": also_signed(note, MLDSA_OTHER.sign(head)),
+        "another name's line": also_signed(note, renamed.sign(head)),
+    } | {what: also_signed(note, Signature(sound.name, sound.key_id, each)) for what, each in forged.items()}
+
+
+def test_a_receipt_is_held_to_the_mldsa_key_that_is_named() -> None:
+    proof = made(3, 9)
+    line = MLDSA.sign(Checkpoint.parse_text(SignedNote.parse(proof.checkpoint).text))
+    genuine = replace(proof, checkpoint=also_signed(proof.checkpoint, line)).encode()
+    for key in (MLDSA.verifier, str(MLDSA.verifier)):
+        verified = verify_receipt(genuine, SIGNER.verifier, mldsa_key=key)
+        assert (verified.index, verified.mldsa_checked) == (3, True)
+    assert not verify_receipt(genuine, SIGNER.verifier).mldsa_checked, "who does not ask is not told"
+    for what, note in not_signed(proof.checkpoint).items():
+        receipt = replace(proof, checkpoint=note).encode()
+        assert verify_receipt(receipt, SIGNER.verifier).index == 3, what
+        with pytest.raises(BadSignature):
+            verify_receipt(receipt, SIGNER.verifier, mldsa_key=MLDSA.verifier)
+    with pytest.raises(BadSignature):  # it signs beside the log's key, not in its place
+        verify_receipt(genuine, OTHER.verifier, mldsa_key=MLDSA.verifier)
+    for no_key in ("", str(SIGNER.verifier)):
+        with pytest.raises(InvalidKey):
+            verify_receipt(genuine, SIGNER.verifier, mldsa_key=no_key)
+
+
+def test_growth_is_held_to_the_mldsa_key_that_is_named() -> None:
+    hashes = log(9)[1]
+    proof = consistency_proof(3, 9, lambda level, at: root_of(hashes[at << level : (at + 1) << level]))
+    old, new = checkpoint(3), checkpoint(9)
+
+    def grown(present: bytes, key: str | MldsaKey | None = MLDSA.verifier) -> int:
+        return verify_growth(old, present, proof, SIGNER.verifier, mldsa_key=key)[1].size
+
+    genuine = also_signed(new, MLDSA.sign(Checkpoint.parse_text(SignedNote.parse(new).text)))
+    assert grown(genuine) == grown(genuine, str(MLDSA.verifier)) == grown(genuine, None) == 9, "kept before it had one"
+    for what, note in not_signed(new).items():
+        assert grown(note, None) == 9, what
+        with pytest.raises(BadSignature):
+            grown(note)
+    with pytest.raises(InvalidKey):
+        grown(genuine, "")

@@ -15,7 +15,8 @@ from wardmesh.contracts.audit.receipts import RECEIPT_WAIT_SECONDS
 from wardmesh.contracts.fields import MAX_WAIT_SECONDS
 from wardmesh.crypto.checkpoint import Checkpoint
 from wardmesh.crypto.encoding import base64_encode
-from wardmesh.crypto.errors import CryptoError, NotWitnessed
+from wardmesh.crypto.errors import BadSignature, CryptoError, NotWitnessed
+from wardmesh.crypto.mldsa import MldsaKey
 from wardmesh.crypto.note import MAX_NOTE_BYTES, SignedNote, VerifierKey
 from wardmesh.crypto.tiles import MAX_ENTRY_BYTES
 from wardmesh.crypto.tlog_proof import MAX_TLOG_PROOF_BYTES
@@ -29,6 +30,9 @@ from wardmesh_cli.parameters import EventArgument
 
 _OPENINGS: Final = TypeAdapter(tuple[Opening, ...])
 KeyOption = Annotated[str, typer.Option("--key", help="The log's verifier key: what `audit checkpoint` shows.")]
+MldsaKeyOption = Annotated[
+    str | None, typer.Option("--mldsa-key", help="Its ML-DSA-44 key, which must have signed too.")
+]
 
 
 def register(group: typer.Typer) -> None:
@@ -71,6 +75,7 @@ async def check_receipt(
     run: Run,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A receipt.", exists=True, dir_okay=False)],
     key: KeyOption,
+    mldsa_key: MldsaKeyOption = None,
     entry: Annotated[
         Path | None,
         typer.Option("--entry", help="The entry's bytes, else those in the receipt.", exists=True, dir_okay=False),
@@ -84,12 +89,17 @@ async def check_receipt(
     policy: PolicyOption = None,
 ) -> None:
     """Verify a receipt: offline, with no credential. Fails unless the log's key vouches for the entry."""
-    verifier = _verifier(key)
+    verifier, also = _verifier(key), _mldsa(mldsa_key)
     given = None if entry is None else read_bounded(entry, MAX_ENTRY_BYTES)
     asked = policy_of(witness, quorum, policy)
     try:
         verified = verify_receipt(
-            read_bounded(file, MAX_TLOG_PROOF_BYTES), verifier, entry=given, openings=_opened(openings), policy=asked
+            read_bounded(file, MAX_TLOG_PROOF_BYTES),
+            verifier,
+            entry=given,
+            openings=_opened(openings),
+            mldsa_key=also,
+            policy=asked,
         )
     except CryptoError as error:
         raise CommandFailed(f"{file} proves nothing: {error}.", "Ask the log for the receipt anew.") from error
@@ -103,12 +113,15 @@ async def check_receipt(
                 "root": signed.root.hex(),
                 "entry": verified.entry.decode(errors="replace"),
                 "withheld": verified.withheld,
+                "mldsa_checked": verified.mldsa_checked,
                 "cosigned_by": None if verified.witnessed is None else dict(verified.witnessed.at),
             }
         )
         return
     run.out.line(f"log        {signed.origin}")
     run.out.line(f"checkpoint {signed.size} entries, root {base64_encode(signed.root)}, signature good")
+    if verified.mldsa_checked:
+        run.out.line("           and the ML-DSA-44 key has signed it too")
     if verified.witnessed is not None:
         for line in witness_lines(verified.witnessed):
             run.out.line(line)
@@ -128,6 +141,7 @@ async def growth(
     key: Annotated[
         str | None, typer.Option("--key", help="The log's verifier key, from elsewhere than the mesh.")
     ] = None,
+    mldsa_key: MldsaKeyOption = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Keep the present checkpoint here.", dir_okay=False)
     ] = None,
@@ -136,7 +150,7 @@ async def growth(
     policy: PolicyOption = None,
 ) -> None:
     """Check that the log only grew since a checkpoint that was kept: nothing before it was changed or dropped."""
-    pinned = None if key is None else _verifier(key)
+    pinned, also = None if key is None else _verifier(key), _mldsa(mldsa_key)
     asked = policy_of(witness, quorum, policy)
     note = read_bounded(kept, MAX_NOTE_BYTES)
     try:
@@ -148,10 +162,17 @@ async def growth(
     if old_size <= present.size:
         hashes = (await run.mesh.audit.consistency(old_size=old_size, size=present.size)).hashes
     try:
-        old, new = verify_growth(note, present.note.encode(), hashes, pinned or present.verifier_key, policy=asked)
+        old, new = verify_growth(
+            note, present.note.encode(), hashes, pinned or present.verifier_key, mldsa_key=also, policy=asked
+        )
     except NotWitnessed as error:
         raise CommandFailed(
             f"The present checkpoint is not witnessed: {error}.", "See who is behind: wardmesh audit witness list"
+        ) from error
+    except BadSignature as error:
+        raise CommandFailed(
+            f"{kept} and the present checkpoint are not both signed as they must be: {error}.",
+            "Compare the keys with yours from elsewhere. If they are right, keep that file: this is another log.",
         ) from error
     except CryptoError as error:
         raise CommandFailed(
@@ -161,10 +182,20 @@ async def growth(
     if output is not None:
         write_new(output, present.note.encode())
     if run.out.as_json:
-        run.out.document({"origin": new.origin, "old_size": old.size, "size": new.size, "root": new.root.hex()})
+        run.out.document(
+            {
+                "origin": new.origin,
+                "old_size": old.size,
+                "size": new.size,
+                "root": new.root.hex(),
+                "mldsa_checked": also is not None,
+            }
+        )
     else:
         grown = f"{new.origin} grew from {old.size} to {new.size} entries"
         run.out.line(f"sound      {grown}; nothing before was changed", GOOD)
+        if also is not None:
+            run.out.line("           and the ML-DSA-44 key has signed that too")
         if pinned is None:
             run.out.note(f"verifier key, as the mesh has it: {present.verifier_key}")
 
@@ -184,6 +215,15 @@ def _verifier(key: str) -> VerifierKey:
     except CryptoError as error:
         raise UsageFailed(
             f"This is no verifier key: {error}.", "It is the line that `audit checkpoint` shows."
+        ) from error
+
+
+def _mldsa(key: str | None) -> MldsaKey | None:
+    try:
+        return None if key is None else MldsaKey.parse(key)
+    except CryptoError as error:
+        raise UsageFailed(
+            f"This is no ML-DSA-44 key: {error}.", "It is the line that `audit checkpoint` shows beside the other."
         ) from error
 
 

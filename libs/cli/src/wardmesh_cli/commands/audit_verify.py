@@ -18,6 +18,7 @@ from wardmesh.crypto.note import MAX_NOTE_BYTES
 from wardmesh.crypto.tlog_policy import Policy
 from wardmesh_cli.bounded_files import read_bounded
 from wardmesh_cli.commanding import Run, local_command
+from wardmesh_cli.commands.audit_proofs import MldsaKeyOption
 from wardmesh_cli.commands.audit_witnesses import PolicyOption, QuorumOption, WitnessOption, policy_of
 from wardmesh_cli.failures import FAILED, CommandFailed, UsageFailed
 from wardmesh_cli.output import BAD, GOOD, QUIET
@@ -38,9 +39,7 @@ async def verify(
     key: Annotated[
         str | None, typer.Option("--key", help="The log's verifier key, from elsewhere than the export.")
     ] = None,
-    mldsa_key: Annotated[
-        str | None, typer.Option("--mldsa-key", help="Its ML-DSA-44 key, which must have signed too.")
-    ] = None,
+    mldsa_key: MldsaKeyOption = None,
     witness: WitnessOption = None,
     quorum: QuorumOption = None,
     policy: PolicyOption = None,
