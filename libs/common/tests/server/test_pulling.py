@@ -1,4 +1,4 @@
-"""FastStream's batches on a real broker: prompt, and nothing pulled is lost."""
+"""FastStream's batches, and messages one by one, on a real broker: prompt, and nothing pulled is lost."""
 
 from __future__ import annotations
 
@@ -40,13 +40,16 @@ class Received:
         self.arrived.set()
 
 
-async def raw(message: StreamMessage[list[Msg]]) -> list[Msg]:
-    return message.raw_message
+async def raw(message: StreamMessage[Any]) -> list[Msg]:
+    return message.raw_message if isinstance(message.raw_message, list) else [message.raw_message]
+
+
+ways = pytest.mark.parametrize("batch", [True, False], ids=["batches", "one by one"])
 
 
 @asynccontextmanager
 async def reading(
-    url: str, stream: str, timeout: float, lost: list[str], *, pause: float = 0.0
+    url: str, stream: str, timeout: float, lost: list[str], *, pause: float = 0.0, batch: bool = True
 ) -> AsyncIterator[Received]:
     received = Received(pause)
     broker = NatsBroker(url, apply_types=False, logger=None)
@@ -56,7 +59,7 @@ async def reading(
         stream=JStream(stream, declare=False),
         durable="reader",
         config=ConsumerConfig(ack_wait=30.0),
-        pull_sub=PullSub(batch_size=64, timeout=timeout, batch=True),
+        pull_sub=PullSub(batch_size=64, timeout=timeout, batch=batch),
         ack_policy=AckPolicy.MANUAL,
         decoder=raw,
     )
@@ -78,14 +81,29 @@ async def stream(nats_client: Client) -> AsyncIterator[str]:
     await nats_client.jetstream().delete_stream(name)
 
 
-async def test_a_lone_message_does_not_wait_for_company(bare_nats: Any, nats_client: Client, stream: str) -> None:
+@ways
+async def test_a_lone_message_does_not_wait_for_company(
+    bare_nats: Any, nats_client: Client, stream: str, batch: bool
+) -> None:
     loop = asyncio.get_running_loop()
-    async with reading(bare_nats.url, stream, 5.0, []) as received:
+    async with reading(bare_nats.url, stream, 5.0, [], batch=batch) as received:
         await asyncio.sleep(0.2)
         started = loop.time()
         await nats_client.jetstream().publish(f"{stream}.x", b"1")
         await asyncio.wait_for(received.arrived.wait(), 1)
         assert loop.time() - started < 0.5
+
+
+async def test_one_by_one_a_lone_message_does_not_wait_for_a_rest_that_is_not_there(
+    bare_nats: Any, nats_client: Client, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulling, "REST_SECONDS", 5.0)
+    jetstream = nats_client.jetstream()
+    async with reading(bare_nats.url, stream, 5.0, [], batch=False) as received:
+        for _ in range(3):
+            received.arrived.clear()
+            await jetstream.publish(f"{stream}.x", b"1")
+            await asyncio.wait_for(received.arrived.wait(), 2)
 
 
 async def test_nothing_that_was_pulled_is_lost(bare_nats: Any, nats_client: Client, stream: str) -> None:
@@ -150,13 +168,14 @@ async def test_after_a_full_batch_a_lone_message_does_not_wait_for_company_eithe
                 await asyncio.wait_for(received.arrived.wait(), 3)
 
 
+@ways
 async def test_a_consumer_that_is_gone_is_reported(
-    bare_nats: Any, nats_client: Client, stream: str, monkeypatch: pytest.MonkeyPatch
+    bare_nats: Any, nats_client: Client, stream: str, monkeypatch: pytest.MonkeyPatch, batch: bool
 ) -> None:
     monkeypatch.setattr(pulling, "FAILED_PAUSE_SECONDS", 0.02)
     monkeypatch.setattr(pulling, "LOST_SECONDS", 0.2)
     lost: list[str] = []
-    async with reading(bare_nats.url, stream, 0.3, lost):
+    async with reading(bare_nats.url, stream, 0.3, lost, batch=batch):
         await nats_client.jetstream().delete_consumer(stream, "reader")
         async with asyncio.timeout(10):
             while not lost:
@@ -187,27 +206,31 @@ async def publishing(client: Client, stream: str, count: list[int]) -> AsyncIter
         await asyncio.gather(*tasks)
 
 
+@ways
 @pytest.mark.parametrize("at", range(6))
 async def test_what_was_pulled_when_it_stops_is_at_once_anothers(
-    bare_nats: Any, nats_client: Client, stream: str, at: int
+    bare_nats: Any, nats_client: Client, stream: str, at: int, batch: bool
 ) -> None:
     """Stopped under load, in the middle of everything; what is forgotten would come after 30 s."""
     choose, count = random.Random(at), [0]
     async with publishing(nats_client, stream, count):
-        async with reading(bare_nats.url, stream, 5.0, [], pause=choose.random() * 0.02) as first:
+        async with reading(bare_nats.url, stream, 5.0, [], pause=choose.random() * 0.02, batch=batch) as first:
             await asyncio.sleep(0.2 + choose.random() * 0.1)
         in_hand = sum(map(len, first.batches))
-    async with reading(bare_nats.url, stream, 5.0, []) as second, asyncio.timeout(10):
+    async with reading(bare_nats.url, stream, 5.0, [], batch=batch) as second, asyncio.timeout(10):
         while not await is_read(nats_client, stream, count[0]):
             await asyncio.sleep(0.02)
     assert 0 < in_hand < count[0], "there was something to give back"
     assert in_hand + sum(map(len, second.batches)) == count[0], "and nobody had any of it twice"
 
 
-async def test_what_is_in_hand_when_it_stops_is_finished(bare_nats: Any, nats_client: Client, stream: str) -> None:
+@ways
+async def test_what_is_in_hand_when_it_stops_is_finished(
+    bare_nats: Any, nats_client: Client, stream: str, batch: bool
+) -> None:
     for _ in range(10):
         await nats_client.jetstream().publish(f"{stream}.x", b"x")
-    async with reading(bare_nats.url, stream, 5.0, [], pause=1.5) as received:
+    async with reading(bare_nats.url, stream, 5.0, [], pause=1.5, batch=batch) as received:
         await asyncio.sleep(0.3)
         assert received.batches == []
     assert sum(map(len, received.batches)) == 10
@@ -231,6 +254,16 @@ async def test_an_idle_reader_stops_soon_and_takes_nothing_with_it(
             while not await is_read(nats_client, stream, number):
                 await asyncio.sleep(0.01)
         assert len(received.batches) + len(other.batches) == 1
+
+
+async def test_workers_whose_queue_nobody_could_give_back_are_refused() -> None:
+    broker = NatsBroker("nats://127.0.0.1:1", apply_types=False, logger=None)
+
+    @broker.subscriber("x.>", stream=JStream("x", declare=False), durable="reader", pull_sub=PullSub(), max_workers=2)
+    async def read(_message: Msg) -> None: ...
+
+    with pytest.raises(ValueError, match="max_workers"):
+        await pulling.start(broker, lost=lambda: None)
 
 
 async def test_a_broker_that_is_gone_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

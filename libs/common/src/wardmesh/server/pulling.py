@@ -8,12 +8,14 @@ FastStream 0.7.8 collects a batch by fetching again and again until it is full o
 `nats.errors.TimeoutError` at the end. nats-py 2.16 raises the builtin `TimeoutError`, which is another class, if the
 time is over between two of its steps. Then the collecting task dies, and with it what it had pulled: those messages
 come again when their acknowledgement is overdue (docs/adr/0009 has how often). When it is stopped, it forgets what it
-has pulled and not begun, and so does nats-py: that too comes again only when its acknowledgement is overdue.
+has pulled and not begun, and so does nats-py: that too comes again only when its acknowledgement is overdue. So it is
+where messages are taken one by one (`PullSub` without `batch`), a whole pull of them.
 
 What always holds after `start`:
 - A batch is handed on as soon as there is something, with whatever else is there; it never waits to be full. While one
   is worked on the next gathers at the broker, so batches grow with the load, up to `BATCH_BYTES`: a pull counts
-  messages, so it asks for as many as fit if none is larger than the largest of the last batch.
+  messages, so it asks for as many as fit if none is larger than the largest of the last batch. One by one, those of a
+  pull are begun together, the next pull is made when all are done, and a lone one does not wait for others at all.
 - What was pulled is handed on, or, once it is stopped, given back at once: another process has it in milliseconds.
   Nothing is given back that was handed on, which is whoever has it to settle.
 - A consumer that does not answer for `LOST_SECONDS` (somebody deleted it, or its stream was restored) is reported to
@@ -29,7 +31,11 @@ from typing import Final, NoReturn, TypeAlias
 
 import nats.errors
 from faststream.nats import NatsBroker
-from faststream.nats.subscriber.usecases import BatchPullStreamSubscriber, PullStreamSubscriber
+from faststream.nats.subscriber.usecases import (
+    BatchPullStreamSubscriber,
+    ConcurrentPullStreamSubscriber,
+    PullStreamSubscriber,
+)
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
@@ -48,20 +54,26 @@ SETTLE_SECONDS: Final = 0.2
 """After the last pull: what the broker had begun to send comes within a few milliseconds."""
 END_SECONDS: Final = 5.0
 """For all of it; a broker that does not answer must not hold up the end."""
+_PULLING: Final = (BatchPullStreamSubscriber, PullStreamSubscriber)
 Finish: TypeAlias = "Callable[[], Awaitable[None]]"
 _log = logging.getLogger(__name__)
 
 
 async def start(broker: NatsBroker, *, lost: Callable[[], None]) -> Pulling:
-    """Start `broker`; what its pull subscribers fetch is handed on from now on as described above."""
+    """Start `broker`; what its pull subscribers fetch is handed on from now on as described above.
+
+    They MUST NOT have `max_workers`: FastStream keeps a queue for those, and forgets it when it is stopped.
+    """
+    if any(isinstance(subscriber, ConcurrentPullStreamSubscriber) for subscriber in broker.subscribers):
+        raise ValueError("what waits for one of max_workers could not be given back; let a pull bring fewer instead")
     await broker.start()
     fetches: list[PromptFetch] = []
     for subscriber in broker.subscribers:
-        if isinstance(subscriber, BatchPullStreamSubscriber | PullStreamSubscriber):
+        if isinstance(subscriber, _PULLING):
             subscription = subscriber.subscription
             if subscription is not None:
-                full = subscriber.pull_sub.batch_size
-                prompt = PromptFetch(subscription, full, lost)
+                pull = subscriber.pull_sub
+                prompt = PromptFetch(subscription, pull.batch_size, lost, gather=pull.batch)
                 subscription.fetch = prompt.fetch  # type: ignore[method-assign]  # FastStream offers no seam
                 fetches.append(prompt)
     return Pulling(broker, fetches)
@@ -77,25 +89,40 @@ class Pulling:
     async def stop(self, finish: Finish | None = None) -> None:
         """Pull no more, give back what was pulled and is not begun, and finish the batch in hand.
 
-        Where the handler returns before it is done with a batch, `finish` waits for what it is at.
+        Where the handler returns before it is done with a batch, `finish` waits for what it is at. A connection that is
+        closed already is no error here: whoever was told of it ends the process.
         """
         for fetch in self._fetches:
             await fetch.end()
         if finish is not None:
             await finish()
-        await self._broker.stop()
+        try:
+            await self._broker.stop()
+        except* nats.errors.ConnectionClosedError:
+            _log.warning("the connection was closed before its end; what is not acknowledged comes again")
+            for subscriber in self._broker.subscribers:
+                if isinstance(subscriber, _PULLING):
+                    for task in subscriber.tasks:  # FastStream cancels them, unless it could not unsubscribe before
+                        task.cancel()
 
 
 class PromptFetch:
     """Stands in for the `fetch` of one subscription."""
 
     def __init__(
-        self, subscription: JetStreamContext.PullSubscription, full_batch: int, lost: Callable[[], None]
+        self,
+        subscription: JetStreamContext.PullSubscription,
+        full_batch: int,
+        lost: Callable[[], None],
+        *,
+        gather: bool = True,
     ) -> None:
         self._subscription = subscription
         self._fetch = subscription.fetch
         self._full_batch = full_batch
         self._lost = lost
+        self._gather = gather
+        """Wait `REST_SECONDS` for company also where the broker has none yet: a batch is cheaper than two."""
         self._failing_since: float | None = None
         self._fit = BATCH_BYTES // LARGEST_BYTES
         self._ending = asyncio.Event()
@@ -139,7 +166,7 @@ class PromptFetch:
     async def _pulled(self, batch: int, timeout: float | None, heartbeat: float | None) -> list[Msg]:
         try:
             messages = await self._fetch(1, min(timeout or PULL_SECONDS, PULL_SECONDS), heartbeat)
-            if not self._ending.is_set():
+            if not self._ending.is_set() and (self._gather or self._has_more(messages[0])):
                 messages += await self._rest(min(batch, self._fit) - 1)
         except TimeoutError:
             self._failing_since = None
@@ -153,6 +180,9 @@ class PromptFetch:
         self._failing_since = None
         self._fit = max(1, BATCH_BYTES // max(1, *(len(message.data) for message in messages)))
         return messages
+
+    def _has_more(self, first: Msg) -> bool:
+        return self._subscription.pending_msgs > 0 or first.metadata.num_pending > 0
 
     async def _rest(self, most: int) -> list[Msg]:
         """Return what else is there.
