@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
-from wardmesh.server import streams
+from wardmesh.server import pulling, streams
 from wardmesh.server.fetching import Fetcher, FetchLimits
 from wardmesh.server.kek import LocalKey
 from wardmesh.server.runtime import Runtime
@@ -43,13 +43,13 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
         closed=closed,
         ca_file=settings.nats_ca_file,
     )
-    await broker.start()
+    pulled = await pulling.start(broker, lost=lambda: runtime.fail("the verifier's consumer does not answer"))
     runtime.on_stop(inbox.close)
     try:
         yield
     finally:
         stopping = True
-        await broker.stop()
+        await pulled.stop()  # gives back what is behind the messages in hand
 
 
 def _now() -> datetime:

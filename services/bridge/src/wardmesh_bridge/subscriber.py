@@ -1,11 +1,14 @@
 """Brings the messages of stream BRIDGE to the deliverer: a FastStream subscriber, so that AsyncAPI documents it.
 
+    broker = verifying_broker(settings…, deliver=…, closed=…)
+    pulled = await pulling.start(broker, lost=…)    …    await pulled.stop()
+
 What always holds: nothing is acknowledged but by hand, after the commit. The consumer is durable and shared, so any
 number of processes divide the work. What could not be decided rests for `RETRY_SECONDS` and comes again, for as long as
-it takes: giving up would lose what was acknowledged to its sender.
+it takes: giving up would lose what was acknowledged to its sender. Start it with `pulling.start`, which gives back at
+its end what is not begun; what is begun is finished.
 
-When the connection is closed for good, FastStream's pull loop spins without ever waiting: the subscriber is stopped
-then, and `closed` must end the process.
+When the connection is closed for good, nothing comes any more: `closed` must end the process.
 """
 
 from __future__ import annotations
@@ -94,8 +97,6 @@ def verifying_broker(
     """Return the broker whose one subscriber verifies and delivers; it connects when it is started."""
 
     async def end() -> None:
-        for subscriber in broker.subscribers:
-            await subscriber.stop()
         closed()
 
     broker = NatsBroker(
