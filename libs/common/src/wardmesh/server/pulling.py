@@ -156,8 +156,11 @@ class PromptFetch:
         try:
             async with asyncio.timeout(END_SECONDS):
                 await self._idle.wait()
-                await asyncio.sleep(SETTLE_SECONDS)
                 inbox = self._subscription._sub
+                # A busy machine may be slow to send, and to read: what the broker says before its answer has come too.
+                await inbox._conn.flush()
+                await asyncio.sleep(SETTLE_SECONDS)
+                await inbox._conn.flush()
                 while self._subscription.pending_msgs:
                     await _give_back([await inbox.next_msg()])
         except (nats.errors.Error, OSError, TimeoutError) as error:
