@@ -70,7 +70,7 @@ class Log:
         note = sign_checkpoint(Head(self._origin, self.size, tree.root()), self._signer)
         return Checkpoint(note=note.decode(), verifier_key=str(self._signer.verifier), size=self.size)
 
-    async def leaves(self, *, start: int, limit: int) -> Leaves:
+    async def leaves_page(self, *, start: int, limit: int) -> Leaves:
         page = [self._leaves[index % TEMPLATES] for index in range(start, min(start + limit, self.size))]
         openings = [
             EntryOpenings(index=index, openings=said)

@@ -30,16 +30,13 @@ from tests.canary.walk import People, Recorder, people, walk
 from tests.mesh.world import sign_up
 
 from wardmesh.audit_export import export_log
-from wardmesh.client.mesh import Mesh
 from wardmesh.contracts import ALL, auth
 from wardmesh.contracts.audit import (
     Administration,
     Authentication,
     Authorization,
     BridgeExchange,
-    Checkpoint,
     ConfigurationChange,
-    Leaves,
     SecretAccess,
     ToolCall,
     WebhookReceipt,
@@ -109,7 +106,7 @@ async def push_everything(
         await leave_controls(doors, them, pouch, mesh)
         await Pushing(them, doors, pouch, counts).everything(recorder.first_of_each())
         for name, reader in (("home", them.home), ("organization", them.organization)):
-            await export_log(_Log(reader), folder / "export" / name)
+            await export_log(reader.audit, folder / "export" / name)
     key = read_key(mesh.layout.identities.kek_file("secrets"))
     database = await asyncpg.connect(mesh.database_url())
     try:
@@ -148,19 +145,6 @@ async def leave_controls_in_rows(database: asyncpg.Connection, pouch: Pouch) -> 
 
 def _http(url: str) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(base_url=url, timeout=30)
-
-
-class _Log:
-    """Reads a log for an export."""
-
-    def __init__(self, mesh: Mesh) -> None:
-        self._mesh = mesh
-
-    async def checkpoint(self) -> Checkpoint:
-        return await self._mesh.audit.checkpoint()
-
-    async def leaves(self, *, start: int, limit: int) -> Leaves:
-        return await self._mesh.audit.leaves_page(start=start, limit=limit)
 
 
 def test_no_secret_rests_anywhere(mesh_hunted: Hunted) -> None:

@@ -20,7 +20,6 @@ from wardmesh import Mesh
 from wardmesh.audit_export import export_log, verify_export
 from wardmesh.server.broker import BUCKETS, STREAMS
 from wardmesh_cli.bootstrap import Administrator, first_administrator
-from wardmesh_cli.commands.audit_exporting import Log
 from wardmesh_cli.commands.demo import chapters
 from wardmesh_cli.demo.stage import Stage
 from wardmesh_cli.demo.tour import Tour
@@ -166,7 +165,7 @@ async def log_verifies(play: Play) -> str:
     """The workspace's log, after all that, verified offline."""
     assert play.mesh is not None
     folder = play.project.folder / "log"
-    done = await export_log(Log(play.mesh), folder)
+    done = await export_log(play.mesh.audit, folder)
     report = await asyncio.to_thread(verify_export, folder)
     _must(report.is_sound, f"it is damaged: {report.damage.what if report.damage else ''}")
     return f"{done.size} entries, {report.tiles_checked} tiles, the root, the signature"

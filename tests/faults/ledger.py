@@ -17,7 +17,6 @@ from typing import Any, Final
 
 from wardmesh.audit_export import export_log, verify_export
 from wardmesh.client.mesh import Mesh
-from wardmesh.contracts.audit import Checkpoint, Leaves
 
 ARRIVAL_SECONDS: Final = 90.0
 """Longer than a consumer waits (a minute) before it gives to another what a killed process had in hand."""
@@ -95,19 +94,6 @@ async def check_backlog(ledger: Ledger, mesh: Mesh) -> list[str]:
     return [f"{len(wanted - found)} events are not in the stream"] if wanted - found else []
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """The two operations that an export asks for."""
-
-    mesh: Mesh
-
-    async def checkpoint(self) -> Checkpoint:
-        return await self.mesh.audit.checkpoint()
-
-    async def leaves(self, *, start: int, limit: int) -> Leaves:
-        return await self.mesh.audit.leaves_page(start=start, limit=limit)
-
-
 async def check_log(mesh: Mesh, is_sealed: Callable[[Log], list[str]], seconds: float = ARRIVAL_SECONDS) -> list[str]:
     """Return what is wrong with the log of the mesh's workspace.
 
@@ -130,7 +116,7 @@ async def _export_and_verify(mesh: Mesh) -> tuple[Log, list[str]]:
     """Export the log and verify it offline; return it, and what can never be right."""
     with tempfile.TemporaryDirectory(prefix="wardmesh-log-") as name:
         folder = Path(name) / "export"
-        exported = await export_log(_Reader(mesh), folder)
+        exported = await export_log(mesh.audit, folder)
         report = await asyncio.to_thread(verify_export, folder, exported.verifier_key)
         log = await asyncio.to_thread(Log.read, folder / "entries.ndjson")
     wrong = []

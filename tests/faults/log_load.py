@@ -218,7 +218,7 @@ class Reader:
         key = self._world.signer.verifier_key(self._scope)
         return Checkpoint(note=signed.note.decode(), verifier_key=key, size=signed.size)
 
-    async def leaves(self, *, start: int, limit: int) -> Leaves:
+    async def leaves_page(self, *, start: int, limit: int) -> Leaves:
         found = await self._store.leaves(the_log(self._scope), start=start, end=start + limit)
         size = (await self._store.head(the_log(self._scope))).size
         first, last = start // TILE_WIDTH, (start + len(found) - 1) // TILE_WIDTH

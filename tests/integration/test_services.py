@@ -21,7 +21,6 @@ from wardmesh.contracts.webhooks import Scheme
 from wardmesh.errors import Conflict, CredentialRefused, PermissionDenied
 from wardmesh.ids import WorkspaceId
 from wardmesh.testing import RunningMesh
-from wardmesh_cli.commands.audit_exporting import Log
 
 SECONDS = 30
 
@@ -100,7 +99,7 @@ async def test_audit_keeps_what_was_emitted_in_a_log_that_verifies(
         entry = await sealed(owner, emitted)
         assert entry.event.actor == owner.principal
         folder = tmp_path_factory.mktemp("log") / "export"
-        await export_log(Log(owner), folder)
+        await export_log(owner.audit, folder)
         parts = {kind: folder.with_name(kind.value) for kind in Format}
         for kind, part in parts.items():
             await export_selection(owner.audit, part, kind, Filter(action=entry.event.action))

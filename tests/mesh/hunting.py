@@ -25,7 +25,7 @@ from wardmesh.audit_export import export_log
 from wardmesh.audit_rows import Format
 from wardmesh.audit_selection import export_selection
 from wardmesh.client.mesh import Mesh
-from wardmesh.contracts.audit import Checkpoint, Filter, Leaves
+from wardmesh.contracts.audit import Filter
 from wardmesh.ids import EventId, UserId
 from wardmesh.server.broker import BUCKETS, OWNED_STREAMS, PRIVATE_BUCKETS, stream_of_bucket
 from wardmesh.server.settings import read_seed
@@ -37,19 +37,6 @@ SEALED_SECONDS: Final = 20.0
 BUCKET_STREAMS: Final = {stream_of_bucket(bucket): owner for bucket, owner in {**BUCKETS, **PRIVATE_BUCKETS}.items()}
 READERS: Final = {stream: service for service, owned in OWNED_STREAMS.items() for stream in owned} | BUCKET_STREAMS
 """Who may fetch a message of each stream by its number."""
-
-
-class Log:
-    """A mesh's log as an export of all of it reads it."""
-
-    def __init__(self, mesh: Mesh) -> None:
-        self._mesh = mesh
-
-    async def checkpoint(self) -> Checkpoint:
-        return await self._mesh.audit.checkpoint()
-
-    async def leaves(self, *, start: int, limit: int) -> Leaves:
-        return await self._mesh.audit.leaves_page(start=start, limit=limit)
 
 
 @asynccontextmanager
@@ -150,7 +137,7 @@ async def everything_is_sealed(mesh: EmbeddedMesh, seconds: float = SEALED_SECON
 
 async def what_readers_get(mesh: Mesh, folder: Path, person: UserId, event: EventId) -> None:
     """Write exports of every form, and every answer that shows entries."""
-    await export_log(Log(mesh), folder / "whole")
+    await export_log(mesh.audit, folder / "whole")
     for kind in Format:
         await export_selection(mesh.audit, folder / kind, kind, Filter())
     answers: list[object] = [await mesh.audit.receipt(event_id=event), await mesh.audit.holds()]

@@ -134,7 +134,7 @@ async def test_somebody_who_is_erased_is_found_nowhere_and_every_proof_holds(acm
             await owner.audit.erase(subject=person.user)
         await everything_is_sealed(mesh)
         await what_readers_get(owner, tmp_path / "after", person.user, event)
-        await export_log(hunting.Log(owner_of_all), tmp_path / "after" / "organization")
+        await export_log(owner_of_all.audit, tmp_path / "after" / "organization")
         messages = await hunting.write_messages(mesh, since, tmp_path / "messages")
         assert len(messages["SEALED"]) > 10
         places = {

@@ -16,10 +16,9 @@ import pytest
 from tests.mesh.world import Tenant
 from typer.testing import CliRunner
 
-import wardmesh
 from wardmesh.audit_export import export_log
 from wardmesh.audit_pruning import KEPT
-from wardmesh.contracts.audit import AuditEnvelope, AuditEvent, Checkpoint, Leaves, NewAuditEvent, Outcome
+from wardmesh.contracts.audit import AuditEnvelope, AuditEvent, NewAuditEvent, Outcome
 from wardmesh.contracts.operation import Category
 from wardmesh.ids import AgentId, EventId
 from wardmesh.server.database import Database
@@ -37,19 +36,6 @@ LONG_AGO: Final = datetime(2021, 7, 15, tzinfo=UTC)
 SIZE: Final = 300
 PRUNED_SECONDS: Final = 30.0
 NEWS: Final = NewAuditEvent(category=Category.ADMINISTRATION, action="test.news")
-
-
-class Whole:
-    """The log as an export reads it."""
-
-    def __init__(self, mesh: wardmesh.Mesh) -> None:
-        self._mesh = mesh
-
-    async def checkpoint(self) -> Checkpoint:
-        return await self._mesh.audit.checkpoint()
-
-    async def leaves(self, *, start: int, limit: int) -> Leaves:
-        return await self._mesh.audit.leaves_page(start=start, limit=limit)
 
 
 @dataclass
@@ -132,7 +118,7 @@ async def test_a_pruned_log_verifies_by_http_as_its_export_does(log: Log, tmp_pa
     assert f"pruned     {SIZE // 2} of them, as the log says in entry {said['announced_by'][0]}" in words
 
     async with await log.tenant.connect_as_owner() as owner:
-        await export_log(Whole(owner), tmp_path / "export")
+        await export_log(owner.audit, tmp_path / "export")
     status, exported = await log.verify(str(tmp_path / "export"))
     assert (status, exported["pruned"], exported["announced_by"]) == (0, said["pruned"], said["announced_by"])
     served = (await log.get(f"{KEPT}?size={exported['size']}")).text.splitlines()

@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 
 import wardmesh
 from wardmesh.audit_export import export_log
-from wardmesh.contracts.audit import Checkpoint, Leaves
 from wardmesh.crypto.cosignature import Cosigner
 from wardmesh.crypto.merkle import leaf_hash, root_of
 from wardmesh.crypto.note import Signature, SignedNote
@@ -79,19 +78,6 @@ async def world(running_mesh: WitnessMesh) -> AsyncIterator[World]:
         shutil.rmtree(folder)
 
 
-class Whole:
-    """The log as an export reads it."""
-
-    def __init__(self, mesh: wardmesh.Mesh) -> None:
-        self._mesh = mesh
-
-    async def checkpoint(self) -> Checkpoint:
-        return await self._mesh.audit.checkpoint()
-
-    async def leaves(self, *, start: int, limit: int) -> Leaves:
-        return await self._mesh.audit.leaves_page(start=start, limit=limit)
-
-
 def command(*words: str) -> tuple[int, str]:
     ran = CliRunner().invoke(build(), ["audit", *words])
     return ran.exit_code, ran.output
@@ -104,7 +90,7 @@ async def test_a_log_is_cosigned_by_another_mesh_and_verified_offline(world: Wor
         for size in (3, 300):
             ids = await asyncio.gather(*(mesh.audit.emit(usage) for _ in range(size)))
             receipt = await mesh.audit.receipt(event_id=ids[-1])
-        exported = await export_log(Whole(mesh), tmp_path / "export")
+        exported = await export_log(mesh.audit, tmp_path / "export")
         shown = await mesh.audit.witnesses()
     assert exported.size >= 303
     (tmp_path / "receipt").write_text(receipt.proof)

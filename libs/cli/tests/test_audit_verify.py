@@ -38,7 +38,7 @@ class Log:
     async def checkpoint(self) -> Checkpoint:
         return Checkpoint(note=note(len(LEAVES)).decode(), verifier_key=KEY, size=len(LEAVES))
 
-    async def leaves(self, *, start: int, limit: int) -> Leaves:
+    async def leaves_page(self, *, start: int, limit: int) -> Leaves:
         page = tuple(LEAVES[start : start + limit])
         return Leaves(leaves=page, hashes=tuple(map(leaf_hash, page)))
 

@@ -45,7 +45,7 @@ class Log:
         note = signed.sign_checkpoint(signed.Checkpoint(ORIGIN, self.size, self.root), SIGNER)
         return Checkpoint(note=note.decode(), verifier_key=str(SIGNER.verifier), size=self.size)
 
-    async def leaves(self, *, start: int, limit: int) -> Leaves:
+    async def leaves_page(self, *, start: int, limit: int) -> Leaves:
         end = start + min(limit, self.page)
         return Leaves(leaves=tuple(self.leaves_[start:end]), hashes=tuple(self.hashes[start : len(self.leaves_[:end])]))
 

@@ -46,9 +46,9 @@ class Cut(Log):
         note = signed.sign_checkpoint(signed.Checkpoint(self.origin, self.size, self.root), SIGNER)
         return Checkpoint(note=note.decode(), verifier_key=str(SIGNER.verifier), size=self.size)
 
-    async def leaves(self, *, start: int, limit: int) -> Leaves:
+    async def leaves_page(self, *, start: int, limit: int) -> Leaves:
         self._count()
-        page = await super().leaves(start=start, limit=limit)
+        page = await super().leaves_page(start=start, limit=limit)
         if self.erased_at is not None and start >= self.erased_at:
             self.erasures, self.erased_at = self.erasures + 1, None
         kept = (KeptRun(first=start, last=start, kept_to=date(2031, 1, 1)),) if start > 700 else ()

@@ -135,7 +135,7 @@ class World:
     async def checkpoint(self) -> Checkpoint:
         return await self.prover.checkpoint(self.owner.ask(contracts.CHECKPOINT), Empty())
 
-    async def leaves(self, *, start: int, limit: int) -> Leaves:
+    async def leaves_page(self, *, start: int, limit: int) -> Leaves:
         return await self.service.leaves(self.owner.ask(contracts.LEAVES), ReadLeaves(start=start, limit=limit))
 
     async def select(self, *, filter: Filter, start: int, end: int) -> SelectedLeaves:  # noqa: A002

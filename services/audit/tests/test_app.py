@@ -82,7 +82,7 @@ class User:
     async def checkpoint(self) -> Checkpoint:
         return await self.ask(contracts.CHECKPOINT, Empty(), Checkpoint)
 
-    async def leaves(self, *, start: int, limit: int) -> Leaves:
+    async def leaves_page(self, *, start: int, limit: int) -> Leaves:
         return await self.ask(contracts.LEAVES, ReadLeaves(start=start, limit=limit), Leaves)
 
 
@@ -155,7 +155,7 @@ async def test_from_emit_to_an_offline_proof(gateway: Client, tmp_path: Path) ->
     checkpoint = await reader.checkpoint()
     root = open_checkpoint(checkpoint.note.encode(), checkpoint.verifier_key).root
     proof = await reader.ask(contracts.PROVE, Prove(index=1, size=checkpoint.size), contracts.InclusionProof)
-    leaf = (await reader.leaves(start=1, limit=1)).leaves[0]
+    leaf = (await reader.leaves_page(start=1, limit=1)).leaves[0]
     verify_inclusion(1, checkpoint.size, leaf_hash(leaf), proof.hashes, root)
 
     await export_log(reader, tmp_path / "log")
@@ -222,7 +222,7 @@ async def test_who_may_write_may_not_read_and_the_refusal_is_in_the_log(gateway:
     with pytest.raises(PermissionDenied):
         await member.ask(contracts.QUERY, Query(), Entries)
     with pytest.raises(PermissionDenied):
-        await member.leaves(start=0, limit=1)
+        await member.leaves_page(start=0, limit=1)
     operator = somebody(gateway, Level.OPERATOR, member.scope)
     found: tuple[contracts.Entry, ...] = ()
     async with asyncio.timeout(10):

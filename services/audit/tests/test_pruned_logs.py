@@ -75,7 +75,7 @@ class Log:
     async def checkpoint(self) -> Checkpoint:
         return await self.prover.checkpoint(self.owner.ask(contracts.CHECKPOINT), Empty())
 
-    async def leaves(self, *, start: int, limit: int) -> Leaves:
+    async def leaves_page(self, *, start: int, limit: int) -> Leaves:
         try:
             return await self.service.leaves(self.owner.ask(contracts.LEAVES), ReadLeaves(start=start, limit=limit))
         except LogDamaged:
@@ -182,10 +182,10 @@ async def test_pruning_while_a_log_is_exported_goes_on_to_where_the_log_says_so(
     await log.fill()
 
     class Slow(Log):
-        async def leaves(self, *, start: int, limit: int) -> Leaves:
+        async def leaves_page(self, *, start: int, limit: int) -> Leaves:
             if start:
                 await log.prune()
-            return await log.leaves(start=start, limit=limit)
+            return await log.leaves_page(start=start, limit=limit)
 
     slow = Slow(log.keeper, log.store, log.signer, log.owner, log.at)
     report = await slow.export(tmp_path / "log")

@@ -38,7 +38,7 @@ class Reader:
     async def checkpoint(self) -> Checkpoint:
         return await self.prover.checkpoint(self.person.ask(contracts.CHECKPOINT), Empty())
 
-    async def leaves(self, *, start: int, limit: int) -> Leaves:
+    async def leaves_page(self, *, start: int, limit: int) -> Leaves:
         try:
             return await self.service.leaves(self.person.ask(contracts.LEAVES), ReadLeaves(start=start, limit=limit))
         except LogDamaged:

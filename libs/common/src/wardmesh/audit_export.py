@@ -58,7 +58,7 @@ class LogReader(Protocol):
     async def checkpoint(self) -> Checkpoint:
         """Return the signed head."""
 
-    async def leaves(self, *, start: int, limit: int) -> Leaves:
+    async def leaves_page(self, *, start: int, limit: int) -> Leaves:
         """Return leaves from `start` on, at most `limit`, and the tree's hashes for them."""
 
 
@@ -113,7 +113,7 @@ async def _copy(log: LogReader, writer: Writer, progress: Progress) -> bool:
     while writer.size < (size := writer.checkpoint.size):
         # Never over the end of a bundle: it is where an export can go on.
         limit = min(MAX_LEAVES, size - writer.size, TILE_WIDTH - writer.size % TILE_WIDTH)
-        page = await log.leaves(start=writer.size, limit=limit)
+        page = await log.leaves_page(start=writer.size, limit=limit)
         if writer.erasures not in (None, page.erasures):
             await asyncio.to_thread(writer.begin_again, await log.checkpoint())
             continue

@@ -6,31 +6,17 @@ import time
 from pathlib import Path
 from typing import Final
 
-from wardmesh import Mesh
 from wardmesh.audit_export import ExportIncomplete, export_log
 from wardmesh.audit_parquet import ParquetUnavailable
 from wardmesh.audit_rows import Format
 from wardmesh.audit_selection import OtherExport, UnreadableEntry, export_selection
-from wardmesh.contracts.audit import Checkpoint, Filter, Leaves
+from wardmesh.contracts.audit import Filter
 from wardmesh_cli.commanding import Run
 from wardmesh_cli.failures import CommandFailed, UsageFailed
 
 TILES: Final = "tiles"
 PROGRESS_SECONDS: Final = 2.0
 """Seldom enough for a terminal that keeps what it was shown."""
-
-
-class Log:
-    """The log as an export of all of it reads it."""
-
-    def __init__(self, mesh: Mesh) -> None:
-        self._mesh = mesh
-
-    async def checkpoint(self) -> Checkpoint:
-        return await self._mesh.audit.checkpoint()
-
-    async def leaves(self, *, start: int, limit: int) -> Leaves:
-        return await self._mesh.audit.leaves_page(start=start, limit=limit)
 
 
 class Shown:
@@ -49,7 +35,7 @@ class Shown:
 async def export_whole(run: Run, folder: Path) -> None:
     """Write the whole log as tiles."""
     try:
-        done = await export_log(Log(run.mesh), folder, Shown(run))
+        done = await export_log(run.mesh.audit, folder, Shown(run))
     except FileExistsError:
         raise CommandFailed(f"{folder} is not empty.", "Export into a new folder.") from None
     except OtherExport as error:

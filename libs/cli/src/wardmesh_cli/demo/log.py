@@ -13,7 +13,6 @@ from wardmesh.audit_export import export_log, verify_export
 from wardmesh.audit_verify import ENTRIES
 from wardmesh.contracts.audit import Entry, Outcome
 from wardmesh.ids import ServiceId
-from wardmesh_cli.commands.audit_exporting import Log
 from wardmesh_cli.demo.stage import Stage, Tenants, eventually
 from wardmesh_cli.demo.tour import Evidence, NotShown, must
 from wardmesh_cli.output import BAD, GOOD, Styled
@@ -80,7 +79,7 @@ async def told(mesh: Mesh) -> Evidence[list[Entry]]:
 async def exported(stage: Stage, mesh: Mesh) -> Evidence[Path]:
     folder = stage.folder / "export"
     await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-    done = await export_log(Log(mesh), folder)
+    done = await export_log(mesh.audit, folder)
     return Evidence(f"{done.size} entries, in a standard format (C2SP tlog-tiles)", folder, (str(folder),))
 
 
