@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -22,9 +22,8 @@ from wardmesh.server.context import Call
 from wardmesh.server.tokens import Caller
 from wardmesh.subjects import AuditSubject
 from wardmesh_audit.domain import Candidate, decode_envelope
-from wardmesh_audit.ports import (
-    LogStore,
-)
+from wardmesh_audit.ports import LogStore
+from wardmesh_audit.sealer import Incoming, Sealer
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 """The present: what is sent to a real broker with another time is dead."""
@@ -82,6 +81,12 @@ def candidates(
     ).candidates
     keys = KEYS.made(scope, {value.subject for each in made for value, _ in each.committed})
     return tuple(SUBJECTS._protected(scope, each, keys) if each.committed else each for each in made)
+
+
+async def seal_all(sealer: Sealer, messages: Sequence[Incoming]) -> None:
+    """Return when every message is acknowledged or asked to come again."""
+    await sealer.take(messages)
+    await sealer.finish()
 
 
 def delivered(scope: Scope, *events: AuditEvent, source: str = "secrets") -> Delivered:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 from fake_log import FakeLog
 from fake_ports import SUBJECTS, FakeEmitter, FakePublisher
-from makers import Delivered, delivered, event
+from makers import Delivered, delivered, event, seal_all
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -51,7 +51,7 @@ async def test_a_batch_is_sealed_published_and_acknowledged(
     sealing: Sealer, fake_log: FakeLog, publisher: FakePublisher
 ) -> None:
     messages = [delivered(ONE, event(), event()), delivered(OTHER, event()), delivered(ONE, event())]
-    await sealing.seal(messages)
+    await seal_all(sealing, messages)
     assert [message.outcome for message in messages] == ["acknowledged"] * 3
     assert (fake_log.rows[ONE].head.size, fake_log.rows[OTHER].head.size) == (3, 1)
     assert fake_log.rows[ONE].published_size == 3
@@ -63,7 +63,7 @@ async def test_a_batch_is_sealed_published_and_acknowledged(
 
 async def test_news_come_by_category_and_have_ids(sealing: Sealer, publisher: FakePublisher) -> None:
     bridge = event(category=Category.BRIDGE)
-    await sealing.seal([delivered(ONE, event(), bridge, event())])
+    await seal_all(sealing, [delivered(ONE, event(), bridge, event())])
     assert {
         message.subject.rpartition(".")[2]: message.wire_headers()[MESSAGE_ID_HEADER] for message in publisher.published
     } == {
@@ -76,20 +76,20 @@ async def test_news_say_what_the_log_says(sealing: Sealer, fake_log: FakeLog, pu
     """What is told at once is made of the leaf's bytes; what is told after a crash is read and parsed."""
     first = delivered(ONE, event(details={"b": [1.5, {"y": None, "x": "é"}], "a": {}}), event(reason="why"))
     publisher.failure = ServiceUnavailable()
-    await sealing.seal([first])
-    await sealing.seal([delivered(ONE, event())])
+    await seal_all(sealing, [first])
+    await seal_all(sealing, [delivered(ONE, event())])
     [again] = publisher.published
     stored = [decode_leaf(Stored(index, leaf)) for index, leaf in sorted(fake_log.rows[ONE].entries.items())]
     assert SealedEntries.model_validate_json(again.payload).entries == tuple(stored)
 
-    await sealing.seal([delivered(ONE, event(details={"z": 1, "a": [True]}), event(targets=('\x00"}', "ü")))])
+    await seal_all(sealing, [delivered(ONE, event(details={"z": 1, "a": [True]}), event(targets=('\x00"}', "ü")))])
     told = SealedEntries.model_validate_json(publisher.published[-1].payload).entries
     assert told == tuple(decode_leaf(Stored(index, fake_log.rows[ONE].entries[index])) for index in (3, 4))
 
 
 async def test_news_fit_a_message(sealing: Sealer, publisher: FakePublisher) -> None:
     large = [event(details={"x": "y" * 60_000}) for _ in range(20)]
-    await sealing.seal([delivered(ONE, *large, *[event() for _ in range(300)])])
+    await seal_all(sealing, [delivered(ONE, *large, *[event() for _ in range(300)])])
     told = [SealedEntries.model_validate_json(message.payload).entries for message in publisher.published]
     assert [entry.index for entries in told for entry in entries] == list(range(320))
     assert all(len(message.payload) < PUBLISH_BYTES + 1_000 for message in publisher.published)
@@ -101,12 +101,12 @@ async def test_a_crash_after_the_commit_is_repaired_by_redelivery(
 ) -> None:
     first = delivered(ONE, event())
     publisher.failure = ServiceUnavailable()
-    await sealing.seal([first])
+    await seal_all(sealing, [first])
     assert first.outcome == RETRY_SECONDS
     assert (fake_log.rows[ONE].head.size, fake_log.rows[ONE].published_size) == (1, 0)
 
     first.outcome = None
-    await sealing.seal([first])
+    await seal_all(sealing, [first])
     assert first.outcome == "acknowledged"
     assert (fake_log.rows[ONE].head.size, fake_log.rows[ONE].published_size) == (1, 1)
     assert len(publisher.published) == 1
@@ -116,7 +116,7 @@ async def test_a_crash_after_the_commit_is_repaired_by_redelivery(
 async def test_what_cannot_be_sealed_now_comes_again(sealing: Sealer, fake_log: FakeLog, failure: Exception) -> None:
     fake_log.failure = failure
     message = delivered(ONE, event())
-    await sealing.seal([message])
+    await seal_all(sealing, [message])
     assert message.outcome == RETRY_SECONDS
 
 
@@ -126,7 +126,7 @@ async def test_what_somebody_must_repair_waits_and_is_not_buried(
 ) -> None:
     fake_log.failure = failure
     message = delivered(ONE, event())
-    await sealing.seal([message])
+    await seal_all(sealing, [message])
     assert message.outcome == DAMAGED_RETRY_SECONDS
     assert publisher.published == []
 
@@ -134,7 +134,7 @@ async def test_what_somebody_must_repair_waits_and_is_not_buried(
 async def test_one_scopes_trouble_is_its_own(sealing: Sealer, fake_log: FakeLog) -> None:
     fake_log.failure = LogDamaged("x")
     messages = [delivered(ONE, event()), delivered(OTHER, event())]
-    await sealing.seal(messages)
+    await seal_all(sealing, messages)
     assert sorted(str(message.outcome) for message in messages) == [str(DAMAGED_RETRY_SECONDS), "acknowledged"]
 
 
@@ -144,7 +144,7 @@ async def test_a_poisonous_message_is_buried_and_holds_nobody_up(
     poison = Delivered(f"audit.{ONE}.secrets", b"{not json")
     forged = Delivered("audit.everything.secrets", delivered(ONE, event()).data)
     good = delivered(ONE, event())
-    await sealing.seal([poison, forged, good])
+    await seal_all(sealing, [poison, forged, good])
     assert [each.outcome for each in (poison, forged, good)] == ["acknowledged"] * 3
     assert fake_log.rows[ONE].head.size == 1
 
@@ -164,13 +164,13 @@ async def test_a_message_is_not_buried_without_a_record(
     for failing, failure in ((publisher, ServiceUnavailable()), (emitter, AuditUnavailable())):
         failing.failure = failure
         poison = Delivered(f"audit.{ONE}.secrets", b"{")
-        await sealing.seal([poison])
+        await seal_all(sealing, [poison])
         assert poison.outcome == RETRY_SECONDS
 
 
 async def test_a_dead_letter_fits_a_message(sealing: Sealer, publisher: FakePublisher) -> None:
     poison = Delivered(f"audit.{ONE}.secrets", b"x" * 1024 * 1024)
-    await sealing.seal([poison])
+    await seal_all(sealing, [poison])
     assert len(publisher.published[0].payload) == sealer.MAX_DEAD_BYTES
     assert publisher.published[0].headers["Wardmesh-Bytes"] == str(1024 * 1024)
 
@@ -187,7 +187,7 @@ class Picky(FakeLog):
 async def test_the_one_message_that_fits_no_column_is_found(publisher: FakePublisher, emitter: FakeEmitter) -> None:
     store = Picky()
     messages = [delivered(ONE, event(action=action)) for action in ("a.b", "no.room", "c.d")]
-    await Sealer(store, publisher, emitter, SUBJECTS).seal(messages)
+    await seal_all(Sealer(store, publisher, emitter, SUBJECTS), messages)
     assert [message.outcome for message in messages] == ["acknowledged"] * 3
     assert store.rows[ONE].head.size == 2
     letters = [each for each in publisher.published if each.subject == DEAD_SUBJECT]
@@ -201,7 +201,7 @@ async def test_telling_of_a_rejection_that_is_rejected_ends(publisher: FakePubli
             raise DatabaseDefect("x", sqlstate="22P05")
 
     about = delivered(ONE, event(action=domain.REJECTED), source="audit")
-    await Sealer(Closed(), publisher, emitter, SUBJECTS).seal([about])
+    await seal_all(Sealer(Closed(), publisher, emitter, SUBJECTS), [about])
     assert about.outcome == "acknowledged"
     assert emitter.emitted == []
 
@@ -210,9 +210,9 @@ async def test_a_damaged_leaf_does_not_stop_the_news(
     sealing: Sealer, fake_log: FakeLog, publisher: FakePublisher
 ) -> None:
     publisher.failure = ServiceUnavailable()
-    await sealing.seal([delivered(ONE, event(), event())])
+    await seal_all(sealing, [delivered(ONE, event(), event())])
     fake_log.rows[ONE].entries[0] = b"rubbish"
-    await sealing.seal([delivered(ONE, event())])
+    await seal_all(sealing, [delivered(ONE, event())])
     told = SealedEntries.model_validate_json(publisher.published[0].payload)
     assert [entry.index for entry in told.entries] == [1, 2]
     assert fake_log.rows[ONE].published_size == 3
@@ -229,7 +229,7 @@ async def test_sealing_continues_the_traces_of_its_messages(sealing: Sealer, mon
         message = delivered(ONE, event())
         message.headers = {TRACE_PARENT: f"00-{trace_id}-00f067aa0ba902b7-01"}
         messages.append(message)
-    await sealing.seal(messages)
+    await seal_all(sealing, messages)
     spans = exporter.get_finished_spans()
     assert {trace.format_trace_id(span.get_span_context().trace_id) for span in spans} == set(traces)
     assert {span.name for span in spans} == {"audit.seal"}
@@ -248,7 +248,7 @@ async def test_a_scope_with_much_to_seal_gets_several_transactions(
     monkeypatch.setattr(fake_log, "seal", counting)
     monkeypatch.setattr(sealer, "TRANSACTION_EVENTS", 10)
     messages = [delivered(ONE, *[event() for _ in range(number)]) for number in (4, 6, 1, 12, 3)]
-    await sealing.seal(messages)
+    await seal_all(sealing, messages)
     assert sizes == [10, 1, 12, 3]
     assert {message.outcome for message in messages} == {"acknowledged"}
 
@@ -262,7 +262,7 @@ async def test_a_defect_with_one_message_does_not_touch_the_others(
     fake_log.failure = Odd()
     poison, good, other = Delivered("x", b""), delivered(ONE, event()), delivered(OTHER, event())
     publisher.failure = Odd()
-    await sealing.seal([poison, good, other])
+    await seal_all(sealing, [poison, good, other])
     assert sorted(str(each.outcome) for each in (poison, good, other)) == ["30.0", "30.0", "acknowledged"]
 
 

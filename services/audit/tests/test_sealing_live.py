@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 from fake_ports import SUBJECTS
 from faststream.specification.asyncapi import AsyncAPI
-from makers import NOW, Person, envelope, event, published
+from makers import NOW, Person, envelope, event, published, seal_all
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from wardmesh.contracts.audit import Administration, AuditEvent, SealedEntries, typed
@@ -78,7 +78,7 @@ def sealer(store: PostgresStore, messaging: Messaging, emitting: AuditPublisher)
 
 @pytest.fixture
 def sealing(servers: EmbeddedMesh) -> Sealing:
-    """`async with sealing(sealer.seal)`, or with `sealer.take, sealer.finish`: a process's worth of sealing."""
+    """`async with sealing(sealer.take, sealer.finish)`: a process's worth of sealing, as the service does it."""
 
     @asynccontextmanager
     async def running(seal: Seal, finish: Finish | None = None) -> AsyncIterator[None]:
@@ -123,7 +123,7 @@ async def test_what_is_published_is_sealed_in_order_and_told(
 
     subscription = await messaging.nats.subscribe(f"sealed.{operator.scope}.>", cb=hear)
     await messaging.nats.flush()
-    async with sealing(sealer.seal):
+    async with sealing(sealer.take, sealer.finish):
         await messaging.publish([message(operator.scope, *events[start : start + 3]) for start in range(0, 30, 3)])
         await eventually(lambda: is_empty(messaging))
     assert await sealed_ids(store, operator.scope) == [each.id for each in events]
@@ -136,7 +136,7 @@ async def test_duplicates_from_whenever_are_dropped(
     sealing: Sealing, sealer: Sealer, store: PostgresStore, messaging: Messaging, operator: Person
 ) -> None:
     events = [event() for _ in range(5)]
-    async with sealing(sealer.seal):
+    async with sealing(sealer.take, sealer.finish):
         for _ in range(3):  # without a message id, so that the broker drops nothing
             await messaging.publish([message(operator.scope, *events), message(operator.scope, events[0])])
             await eventually(lambda: is_empty(messaging))
@@ -151,7 +151,7 @@ async def test_two_sealers_divide_one_tenants_work(
     def counting(number: int) -> Seal:
         async def seal(messages: Sequence[DeliveredEnvelope]) -> None:
             worked[number] += len(messages)
-            await sealer.seal(messages)
+            await seal_all(sealer, messages)
 
         return seal
 
@@ -197,7 +197,7 @@ async def test_what_a_sealer_had_pulled_when_it_was_stopped_is_at_once_anothers(
             await asyncio.sleep(0.3)
         going = False
         await asyncio.gather(*publishing)
-        async with sealing(sealer.seal), asyncio.timeout(10):
+        async with sealing(sealer.take, sealer.finish), asyncio.timeout(10):
             while not await is_empty(messaging):
                 await asyncio.sleep(0.05)
     assert 0 < sum(begun) < len(events)
@@ -227,7 +227,7 @@ async def test_a_crash_between_commit_and_acknowledgement(
 
     async def seal_and_die(messages: Sequence[DeliveredEnvelope]) -> None:
         try:
-            await asyncio.wait_for(dying.seal(messages), 0.5)
+            await asyncio.wait_for(seal_all(dying, messages), 0.5)
         except TimeoutError:
             return
 
@@ -238,7 +238,7 @@ async def test_a_crash_between_commit_and_acknowledgement(
     assert await published(store, operator.scope) == 0
     assert not await is_empty(messaging)
 
-    async with sealing(sealer.seal):
+    async with sealing(sealer.take, sealer.finish):
         await eventually(lambda: is_empty(messaging))
     assert await sealed_ids(store, operator.scope) == [each.id for each in events]
     assert await published(store, operator.scope) == 4
@@ -264,7 +264,8 @@ async def test_what_could_not_be_sealed_comes_again(
     sealing: Sealing, database: Database, messaging: Messaging, emitting: AuditPublisher, operator: Person
 ) -> None:
     store = AwayStore(database)
-    async with sealing(Sealer(store, messaging, emitting, SUBJECTS).seal):
+    sealer = Sealer(store, messaging, emitting, SUBJECTS)
+    async with sealing(sealer.take, sealer.finish):
         await messaging.publish([message(operator.scope, event())])
         await eventually(lambda: is_empty(messaging))
     assert store.failures == 0
@@ -275,11 +276,11 @@ async def test_what_waits_in_the_stream_is_known_until_it_is_sealed(
     sealing: Sealing, sealer: Sealer, store: PostgresStore, messaging: Messaging, operator: Person
 ) -> None:
     backlog = StreamBacklog(messaging.jetstream)
-    async with sealing(sealer.seal):
+    async with sealing(sealer.take, sealer.finish):
         assert await backlog.settled(SOON)
     await messaging.publish([message(operator.scope, event())])
     assert not await backlog.settled(0.3), "nobody seals"
-    async with sealing(sealer.seal):
+    async with sealing(sealer.take, sealer.finish):
         assert await backlog.settled(SOON)
         assert await _has(store, operator.scope, 1)
 
@@ -305,7 +306,7 @@ async def test_poison_holds_nobody_up_and_is_told_of(
         OutboundMessage(f"audit.{scope}.audit", envelope(event(details={"x": 1})).replace(b":1}", b":NaN}")),
     ]
     nul = event(targets=("a\x00b",), action="nul.byte")
-    async with sealing(sealer.seal):
+    async with sealing(sealer.take, sealer.finish):
         await messaging.publish([*poison, message(scope, good), message(scope, nul)])
         await eventually(lambda: is_empty(messaging))
     entries = [domain.decode_leaf(leaf).event for leaf in await store.leaves(the_log(scope), start=0, end=100)]

@@ -126,11 +126,6 @@ class Sealer:
         self._last: dict[Scope, asyncio.Task[None]] = {}
         """Of each scope that is being sealed, what was begun last."""
 
-    async def seal(self, messages: Sequence[Incoming]) -> None:
-        """Seal a batch; return when every message is acknowledged or asked to come again."""
-        await self.take(messages)
-        await self._under_way.settled()
-
     async def take(self, messages: Sequence[Incoming]) -> None:
         """Begin to seal a batch; return when all of it is under way, and `finish` when it has ended.
 

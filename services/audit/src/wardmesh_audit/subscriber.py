@@ -1,7 +1,7 @@
 """Brings the messages of stream AUDIT to the sealer: a FastStream subscriber, so that AsyncAPI documents it.
 
-    broker = sealing_broker(settings…, sealer.seal, closed=…)
-    pulled = await pulling.start(broker, lost=…)    …    await pulled.stop()
+    broker = sealing_broker(settings…, seal=sealer.take, closed=…)
+    pulled = await pulling.start(broker, lost=…)    …    await pulled.stop(sealer.finish)
 
 What always holds: nothing is acknowledged but by hand, after the commit. The consumer is durable and shared, so any
 number of processes divide the work; it has no limit of what is under way, because a scope that waits for repair must
@@ -32,14 +32,13 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema
 
 from wardmesh.contracts.audit import AuditEnvelope, SealedEntries
+from wardmesh.server import pulling
 from wardmesh.server.messaging import RECONNECT_WAIT_SECONDS
 from wardmesh.server.subscribing import nkey_security
 
 CONSUMER: Final = "sealer"
 BATCH_MESSAGES: Final = 2_048
 """So many that a tenant's small ones share a transaction, whose cost is its own; `pulling` bounds their bytes."""
-PULL_SECONDS: Final = 5.0
-"""How long an idle sealer waits before it asks again."""
 ACK_WAIT_SECONDS: Final = 30.0
 """Longer than a transaction may take; a sealer that died is noticed after it."""
 INBOX: Final = "_INBOX.audit"
@@ -130,7 +129,7 @@ def sealing_broker(
         config=ConsumerConfig(
             ack_policy=ConsumerAckPolicy.EXPLICIT, ack_wait=ACK_WAIT_SECONDS, max_deliver=-1, max_ack_pending=-1
         ),
-        pull_sub=PullSub(batch_size=BATCH_MESSAGES, timeout=PULL_SECONDS, batch=True),
+        pull_sub=PullSub(batch_size=BATCH_MESSAGES, timeout=pulling.PULL_SECONDS, batch=True),
         ack_policy=AckPolicy.MANUAL,
         inbox_prefix=f"{INBOX}.".encode(),
         decoder=_as_delivered,

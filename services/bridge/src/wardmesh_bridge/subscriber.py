@@ -30,14 +30,12 @@ from pydantic_core import CoreSchema
 
 from wardmesh.contracts.bridge import SignedMessage
 from wardmesh.errors import UnavailableError
-from wardmesh.server import telemetry
+from wardmesh.server import pulling, telemetry
 from wardmesh.server.messaging import RECONNECT_WAIT_SECONDS
 from wardmesh.server.subscribing import nkey_security
 
 CONSUMER: Final = "verifier"
 MESSAGES_AT_ONCE: Final = 32
-PULL_SECONDS: Final = 5.0
-"""How long one pull waits for its first message; then it is asked for again."""
 ACK_WAIT_SECONDS: Final = 30.0
 """Longer than a transaction may take; a process that died is noticed after it."""
 MAX_ACK_PENDING: Final = 1024
@@ -122,7 +120,7 @@ def verifying_broker(
             max_deliver=-1,
             max_ack_pending=MAX_ACK_PENDING,
         ),
-        pull_sub=PullSub(batch_size=MESSAGES_AT_ONCE, timeout=PULL_SECONDS),
+        pull_sub=PullSub(batch_size=MESSAGES_AT_ONCE, timeout=pulling.PULL_SECONDS),
         ack_policy=AckPolicy.MANUAL,
         inbox_prefix=f"{_INBOX}.".encode(),
         decoder=_as_sent,
