@@ -101,7 +101,10 @@ async def add_forwarder(servers: EmbeddedMesh, database: Database, person: Perso
     vault = ForwardVault(read_key(servers.layout.identities.kek_file("audit")))
     address = endpoint.url("")
     sealed = vault.seal(person.scope, "siem", address, None, Hidden(PATH, SECRET))
-    new = NewForwarder("siem", address, ForwardFormat.ENTRY, None, True, None, sealed, Filter(), 0)
+    new = NewForwarder(
+        name="siem", address=address, format=ForwardFormat.ENTRY, secret_header=None, has_secret=True,
+        certificate_until=None, sealed=sealed, filter=Filter(), next_start=0,
+    )  # fmt: skip
     await PostgresForwarding(database, NoOutbox()).add(person.ask(ADD_FORWARDER), new)
 
 

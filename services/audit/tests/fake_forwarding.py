@@ -20,7 +20,7 @@ from wardmesh.server.context import Call
 from wardmesh_audit.batches import Batch
 from wardmesh_audit.errors import ForwarderExists, NoSuchForwarder, TooManyForwarders
 from wardmesh_audit.ports_forwarding import (
-    ChangedForwarder,
+    ForwarderSettings,
     Leased,
     NewForwarder,
     NotDelivered,
@@ -67,7 +67,7 @@ class FakeForwarding(Failing):
         return [row.stored for _, row in sorted(self.rows[call.caller.scope].items())]
 
     async def edit(
-        self, call: Call, name: str, change: Callable[[StoredForwarder], ChangedForwarder]
+        self, call: Call, name: str, change: Callable[[StoredForwarder], ForwarderSettings]
     ) -> StoredForwarder:
         row = self.rows[call.caller.scope].get(name)
         if row is None:

@@ -33,7 +33,7 @@ from wardmesh.server.database import Database
 from wardmesh.server.database_errors import DatabaseRefused
 from wardmesh_audit.behalf import the_log
 from wardmesh_audit.errors import ForwarderExists, NoSuchForwarder, TooManyForwarders
-from wardmesh_audit.ports_forwarding import ChangedForwarder, Leased, NewForwarder, StoredForwarder
+from wardmesh_audit.ports_forwarding import ForwarderSettings, Leased, NewForwarder, StoredForwarder
 from wardmesh_audit.store import PostgresStore
 from wardmesh_audit.store_forwarding import PostgresForwarding
 
@@ -230,12 +230,18 @@ async def test_one_that_is_changed_keeps_its_place_and_is_nobodys_any_more(world
     await world.seal(admin.scope, 5)
     (leased,) = await world.lease(admin.scope)
     await world.store.advance(leased, 3, delivered=True, seconds=60, well=WELL)
-    changed = ChangedForwarder(
-        "https://other.example:443", ForwardFormat.ENTRY, "X-Key", False, NOW, b"sealed anew", Filter(text="word")
+    changed = ForwarderSettings(
+        address="https://other.example:443",
+        format=ForwardFormat.ENTRY,
+        secret_header="X-Key",
+        has_secret=False,
+        certificate_until=NOW,
+        sealed=b"sealed anew",
+        filter=Filter(text="word"),
     )
     seen: list[StoredForwarder] = []
 
-    def change(before: StoredForwarder) -> ChangedForwarder:
+    def change(before: StoredForwarder) -> ForwarderSettings:
         seen.append(before)
         return changed
 
@@ -262,7 +268,7 @@ async def test_a_change_that_is_refused_changes_nothing(world: World, admin: Per
     await world.seal(admin.scope, 1)
     (leased,) = await world.lease(admin.scope)
 
-    def refuses(_: StoredForwarder) -> ChangedForwarder:
+    def refuses(_: StoredForwarder) -> ForwarderSettings:
         raise InvalidRequest
 
     with pytest.raises(InvalidRequest):
@@ -288,11 +294,8 @@ async def test_a_failing_one_does_not_wait_once_it_is_changed_and_is_well_after_
     assert [each.action for each in world.told(admin.scope)] == [FAILING.action, WELL.action]
 
 
-def same(stored: StoredForwarder) -> ChangedForwarder:
-    return ChangedForwarder(
-        stored.address, stored.format, stored.secret_header, stored.has_secret, stored.certificate_until,
-        stored.sealed, stored.filter,
-    )  # fmt: skip
+def same(stored: StoredForwarder) -> ForwarderSettings:
+    return ForwarderSettings(**{each.name: getattr(stored, each.name) for each in fields(ForwarderSettings)})
 
 
 class TestInPostgreSQL:
@@ -347,7 +350,7 @@ class TestInPostgreSQL:
         store = PostgresForwarding(database, Outbox())
         await World(PostgresStore(database), store, None).add(admin)
 
-        def longer(stored: StoredForwarder) -> ChangedForwarder:
+        def longer(stored: StoredForwarder) -> ForwarderSettings:
             return replace(same(stored), address=f"{stored.address}0")
 
         await asyncio.gather(*(store.edit(admin.ask(EDIT_FORWARDER), "siem", longer) for _ in range(5)))

@@ -17,7 +17,7 @@ from wardmesh.violations import Violation
 from wardmesh_audit.client_certificates import Usable
 from wardmesh_audit.errors import SecretUnusable
 from wardmesh_audit.forward_vault import ForwardVault, Hidden
-from wardmesh_audit.ports_forwarding import ChangedForwarder, StoredForwarder
+from wardmesh_audit.ports_forwarding import ForwarderSettings, StoredForwarder
 
 _HIDDEN: Final = {"url", "secret", "without_secret", "client_certificate", "without_client_certificate"}
 """What of a change makes what is sealed another."""
@@ -29,7 +29,7 @@ def changed_forwarder(
     query: Filter | None,
     shown: Usable | None,
     vault: ForwardVault,
-) -> ChangedForwarder:
+) -> ForwarderSettings:
     """Return what a forwarder is after a change; `query` is the new filter, as it is kept.
 
     Raise `InvalidRequest` for what is hidden and would follow to another address, or has no place at this one;
@@ -59,7 +59,7 @@ def changed_forwarder(
             before.path, before.secret if keeps_secret else request.secret, before.client if keeps_client else client
         )
         sealed = vault.seal(stored.scope, stored.name, address, header, hides)
-    return ChangedForwarder(
+    return ForwarderSettings(
         address=address,
         format=request.format or stored.format,
         secret_header=header,

@@ -36,7 +36,7 @@ from wardmesh_audit.forwarder_changes import changed_forwarder, refused
 from wardmesh_audit.forwarding import target_of
 from wardmesh_audit.outward_tls import usable
 from wardmesh_audit.ports_forwarding import (
-    ChangedForwarder,
+    ForwarderSettings,
     ForwarderStore,
     NewForwarder,
     NotDelivered,
@@ -111,7 +111,7 @@ class ForwarderService:
         query = None if request.filter is None else await self._subjects.concealed(scope, request.filter)
         shown = await self._shown_to_endpoints(request)
 
-        def change(stored: StoredForwarder) -> ChangedForwarder:
+        def change(stored: StoredForwarder) -> ForwarderSettings:
             changed = changed_forwarder(stored, request, query, shown, self._vault)
             call.note(changed=[*request.model_dump(exclude_defaults=True, exclude={"name"})])
             call.note(address=changed.address, address_before=stored.address, start=stored.next_start)

@@ -120,13 +120,17 @@ def _on_disk(content: bytes) -> Iterator[str]:
 
 def refused_us(error: BaseException) -> bool:
     """Tell whether the other side ended a connection because of our certificate, or for want of one."""
+    return any("ALERT" in reason and reason.endswith(_REFUSALS) for reason in map(_reason, tls_errors(error)))
+
+
+def tls_errors(error: BaseException) -> Iterator[ssl.SSLError]:
+    """Yield the errors of the TLS library among an error and what it was raised from."""
     seen: BaseException | None = error
     while seen is not None:
-        if (
-            isinstance(seen, ssl.SSLError)
-            and (seen.reason or "").endswith(_REFUSALS)
-            and "ALERT" in (seen.reason or "")
-        ):
-            return True
+        if isinstance(seen, ssl.SSLError):
+            yield seen
         seen = seen.__cause__ or seen.__context__
-    return False
+
+
+def _reason(error: ssl.SSLError) -> str:
+    return error.reason or ""

@@ -17,51 +17,35 @@ from wardmesh_audit.batches import Batch
 from wardmesh_audit.client_certificates import ClientCertificate
 
 
-@dataclass(frozen=True, slots=True)
-class NewForwarder:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwarderSettings:
+    """What a change may make another: all of a forwarder but its name and its place."""
+
+    address: str
+    format: ForwardFormat
+    secret_header: str | None
+    has_secret: bool
+    certificate_until: datetime | None
+    """When the client's certificate expires, if there is one."""
+    sealed: bytes = field(repr=False)
+    filter: Filter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewForwarder(ForwarderSettings):
     """A forwarder that is to be kept."""
 
     name: str
-    address: str
-    format: ForwardFormat
-    secret_header: str | None
-    has_secret: bool
-    certificate_until: datetime | None
-    """When the client's certificate expires, if there is one."""
-    sealed: bytes = field(repr=False)
-    filter: Filter
     next_start: int
 
 
-@dataclass(frozen=True, slots=True)
-class ChangedForwarder:
-    """What of a forwarder is kept from now on; its name and its place are what they were."""
-
-    address: str
-    format: ForwardFormat
-    secret_header: str | None
-    has_secret: bool
-    certificate_until: datetime | None
-    """When the client's certificate expires, if there is one."""
-    sealed: bytes = field(repr=False)
-    filter: Filter
-
-
-@dataclass(frozen=True, slots=True)
-class StoredForwarder:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredForwarder(ForwarderSettings):
     """A forwarder as it is kept."""
 
     scope: Scope
     name: str
     incarnation: UUID
-    address: str
-    format: ForwardFormat
-    secret_header: str | None
-    has_secret: bool
-    certificate_until: datetime | None
-    """When the client's certificate expires, if there is one."""
-    sealed: bytes = field(repr=False)
-    filter: Filter
     created_at: datetime
     next_start: int
     paused: bool
@@ -89,7 +73,7 @@ class ForwarderStore(Protocol):
         """Return the scope's, by name."""
 
     async def edit(
-        self, call: Call, name: str, change: Callable[[StoredForwarder], ChangedForwarder]
+        self, call: Call, name: str, change: Callable[[StoredForwarder], ForwarderSettings]
     ) -> StoredForwarder:
         """Change one, and let it go on at once; raise `NoSuchForwarder`, and what `change` raises.
 

@@ -13,7 +13,6 @@ On failure: `NotDelivered` with one word of ours.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
@@ -22,7 +21,7 @@ import httpx2
 
 from wardmesh_audit.batches import Batch, body_of, headers_of
 from wardmesh_audit.outward import IPAddress, NotPublic, Outward
-from wardmesh_audit.outward_tls import CLIENT_CERTIFICATE, OutwardTls, refused_us
+from wardmesh_audit.outward_tls import CLIENT_CERTIFICATE, OutwardTls, refused_us, tls_errors
 from wardmesh_audit.ports_forwarding import BatchTooLarge, Endpoint, NotDelivered, Sender, Target
 
 CONNECT_SECONDS: Final = 5.0
@@ -140,9 +139,6 @@ def _seconds(retry_after: str | None) -> float | None:
 
 def _of_tls(error: BaseException) -> str | None:
     """Return our word for what was wrong, if it was the handshake."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ssl.SSLError):
-            return CLIENT_CERTIFICATE if refused_us(seen) else "tls"
-        seen = seen.__cause__ or seen.__context__
-    return None
+    if next(tls_errors(error), None) is None:
+        return None
+    return CLIENT_CERTIFICATE if refused_us(error) else "tls"

@@ -7,8 +7,8 @@ way to say.
 
 What always holds:
 - A connection that is reset, or not ended in time, or by the receiver first, is a batch that was not taken: it is sent
-  again. By TLS the end is
-  the receiver's `close_notify`, which RFC 5425 wants of it: anybody on the way can make a FIN (`tls_connection`).
+  again. By TLS the end is the receiver's `close_notify`, which RFC 5425 wants of it: anybody on the way can make a FIN
+  (`tls_connection`).
 - By TLS a receiver may ask who comes (RFC 5425, 4.2): it is shown the certificate that the tenant gave.
 - Without TLS nothing goes anywhere but into networks that an operator has named.
 - A batch has one deadline, however slowly the receiver reads. It runs in a thread of its own: the standard library's

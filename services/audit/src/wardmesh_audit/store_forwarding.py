@@ -22,7 +22,7 @@ from wardmesh.server.context import AuditOutbox, Call
 from wardmesh.server.database import Database
 from wardmesh_audit.behalf import the_log
 from wardmesh_audit.errors import ForwarderExists, NoSuchForwarder, TooManyForwarders
-from wardmesh_audit.ports_forwarding import ChangedForwarder, Leased, NewForwarder, StoredForwarder
+from wardmesh_audit.ports_forwarding import ForwarderSettings, Leased, NewForwarder, StoredForwarder
 
 _log = logging.getLogger(__name__)
 _COLUMNS: Final = (
@@ -82,18 +82,7 @@ class PostgresForwarding:
     async def add(self, call: Call, new: NewForwarder) -> StoredForwarder:
         async with call.transaction(self._database) as connection:
             await connection.execute(_ONE_AT_A_TIME)  # or two that are counted at once would both be the last
-            row = await connection.fetchrow(
-                _ADD,
-                new.name,
-                new.address,
-                new.format,
-                new.secret_header,
-                new.has_secret,
-                new.certificate_until,
-                new.sealed,
-                _document(new.filter),
-                new.next_start,
-            )
+            row = await connection.fetchrow(_ADD, new.name, *_settings(new), new.next_start)
             if row is None:
                 raise ForwarderExists
             if await connection.fetchval("select count(*) from audit.forwarders") > MAX_FORWARDERS:
@@ -105,24 +94,13 @@ class PostgresForwarding:
             return [_stored(row) for row in await connection.fetch(_LIST)]
 
     async def edit(
-        self, call: Call, name: str, change: Callable[[StoredForwarder], ChangedForwarder]
+        self, call: Call, name: str, change: Callable[[StoredForwarder], ForwarderSettings]
     ) -> StoredForwarder:
         async with call.transaction(self._database) as connection:
             row = await connection.fetchrow(_FOR_A_CHANGE, name)
             if row is None:
                 raise NoSuchForwarder
-            changed = change(_stored(row))
-            row = await connection.fetchrow(
-                _EDIT,
-                name,
-                changed.address,
-                changed.format,
-                changed.secret_header,
-                changed.has_secret,
-                changed.certificate_until,
-                changed.sealed,
-                _document(changed.filter),
-            )
+            row = await connection.fetchrow(_EDIT, name, *_settings(change(_stored(row))))
             assert row is not None  # noqa: S101 - it is locked
         return _stored(row)
 
@@ -186,8 +164,17 @@ class PostgresForwarding:
             await connection.execute(_RELEASE, *_ours(leased))
 
 
-def _document(query: Filter) -> dict[str, object]:
-    return query.model_dump(mode="json", exclude_none=True)
+def _settings(given: ForwarderSettings) -> tuple[object, ...]:
+    """Return what a forwarder may change, in the order in which the statements name it."""
+    return (
+        given.address,
+        given.format,
+        given.secret_header,
+        given.has_secret,
+        given.certificate_until,
+        given.sealed,
+        given.filter.model_dump(mode="json", exclude_none=True),
+    )
 
 
 def _ours(leased: Leased) -> tuple[object, ...]:

@@ -160,19 +160,21 @@ class AddForwarder(Message):
     start_time: Time | None = None
 
     @model_validator(mode="after")
-    def _header_of_a_secret(self) -> Self:
-        if self.secret_header is not None and self.secret is None:
-            raise _refused("a header is named for a secret, and there is none")
-        if self.secret is not None and parse_address(self.url).scheme != HTTPS:
-            raise _refused("syslog has no place for a secret")
-        _check_pair(self.client_certificate, self.client_key, self.url)
+    def _is_possible(self) -> Self:
+        _check_hidden(self)
         return self
 
 
-def _check_pair(certificate: str | None, key: str | None, url: str | None) -> None:
-    if (certificate is None) != (key is None):
+def _check_hidden(asked: AddForwarder | EditForwarder) -> None:
+    """Refuse what is hidden and has no place where it is sent to."""
+    scheme = None if asked.url is None else parse_address(asked.url).scheme
+    if asked.secret_header is not None and asked.secret is None:
+        raise _refused("a header is named for a secret, and there is none")
+    if asked.secret is not None and scheme not in {None, HTTPS}:
+        raise _refused("syslog has no place for a secret")
+    if (asked.client_certificate is None) != (asked.client_key is None):
         raise _refused("a client's certificate and its key come together")
-    if certificate is not None and url is not None and parse_address(url).scheme == SYSLOG_TCP:
+    if asked.client_certificate is not None and scheme == SYSLOG_TCP:
         raise _refused("without TLS there is nobody to show a certificate to")
 
 
@@ -204,11 +206,7 @@ class EditForwarder(Message):
             raise _refused("there is a secret, or there is none")
         if self.client_certificate is not None and self.without_client_certificate:
             raise _refused("there is a client's certificate, or there is none")
-        _check_pair(self.client_certificate, self.client_key, self.url)
-        if self.secret_header is not None and self.secret is None:
-            raise _refused("a header is named for a secret, and there is none")
-        if self.secret is not None and self.url is not None and parse_address(self.url).scheme != HTTPS:
-            raise _refused("syslog has no place for a secret")
+        _check_hidden(self)
         return self
 
 
