@@ -30,6 +30,7 @@ from wardmesh.contracts.operation import Category, Empty, Level
 from wardmesh.crypto.checkpoint import open_checkpoint
 from wardmesh.crypto.merkle import leaf_hash
 from wardmesh.crypto.tlog import verify_inclusion
+from wardmesh.ids import Scope
 from wardmesh.server.database import Database
 from wardmesh_audit.errors import LogDamaged
 from wardmesh_audit.ports import ReadingStore
@@ -129,6 +130,15 @@ async def tamper(superuser: asyncpg.Connection[asyncpg.Record], statement: str, 
         await superuser.execute("set local session_replication_role = replica")  # no triggers
         done = await superuser.execute(statement, *values)
         assert not done.endswith(" 0")
+
+
+async def hide(superuser: asyncpg.Connection[asyncpg.Record], scope: Scope) -> None:
+    """Turn the head's watermark as if what ends had been pruned; the log says nothing of it."""
+    await tamper(
+        superuser,
+        "update audit.logs set pruning_to = '2021-12-01', pruned_to = '2021-12-01' where scope_id = $1",
+        scope,
+    )
 
 
 async def test_an_export_of_a_pruned_log_is_sound_and_says_what_is_gone(log: Log, tmp_path: Path) -> None:
@@ -238,11 +248,7 @@ async def test_a_log_that_grows_without_a_word_is_not_read_for_ever(
     postgres: Log, superuser: asyncpg.Connection[asyncpg.Record], tmp_path: Path
 ) -> None:
     await postgres.fill()
-    await tamper(
-        superuser,
-        "update audit.logs set pruning_to = '2021-12-01', pruned_to = '2021-12-01' where scope_id = $1",
-        postgres.owner.scope,
-    )
+    await hide(superuser, postgres.owner.scope)
     folders = [tmp_path / str(number) for number in range(MAX_PASSES)]
     for folder in folders:
         await postgres.export(folder)
@@ -298,11 +304,7 @@ async def test_a_log_that_was_emptied_without_a_word_is_found(
 ) -> None:
     """Hidden by turning the head's watermark, with no announcement in the log."""
     await postgres.fill()
-    await tamper(
-        superuser,
-        "update audit.logs set pruning_to = '2021-12-01', pruned_to = '2021-12-01' where scope_id = $1",
-        postgres.owner.scope,
-    )
+    await hide(superuser, postgres.owner.scope)
     report = await postgres.export(tmp_path / "log")
     assert report.damage is not None, str(report)
     assert report.damage.entry == GONE[0]

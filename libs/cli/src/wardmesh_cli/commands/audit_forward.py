@@ -58,6 +58,9 @@ KeyOption: TypeAlias = Annotated[
     Path | None,
     typer.Option("--client-key", exists=True, dir_okay=False, help="The certificate's key: PEM, without a password."),
 ]
+_COLUMNS: Final = (
+    "name", "address", "format", "state", "next", "behind", "delivered", "failing since", "error", "certificate until",
+)  # fmt: skip
 _COLOURS: Final = {ForwarderState.OK: GOOD, ForwarderState.RETRYING: BAD, ForwarderState.STOPPED: DOUBTFUL}
 
 
@@ -199,10 +202,7 @@ async def list_(run: Run) -> None:
         run.out.document(found)
         return
     run.out.table(
-        (
-            *("name", "address", "format", "state", "next", "behind", "delivered", "failing since", "error"),
-            "certificate until",
-        ),
+        _COLUMNS,
         [
             (
                 each.name,
