@@ -17,3 +17,9 @@ def activation() -> str | None:
         return None
     here = Path.cwd()
     return f"source {script.relative_to(here) if script.is_relative_to(here) else script}"
+
+
+def typed(command: str) -> str:
+    """Return a command of ours as it can be typed here."""
+    first = activation()
+    return command if first is None else f"{first} && {command}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from wardmesh_cli import profile as profiles
-from wardmesh_cli.activation import activation
+from wardmesh_cli.activation import typed
 from wardmesh_cli.commanding import Run, local_command
 from wardmesh_cli.commands.up import Interruption, check_ports, prepare, progress
 from wardmesh_cli.door import open_door
@@ -54,8 +54,7 @@ async def demo(run: Run) -> None:
     else:
         run.out.line()
         run.out.line(f"All {tour.steps} steps showed what they must, in {seconds:.1f} s.", "bold")
-        first = "" if (found := activation()) is None else f"{found} && "
-        run.out.line(f"The data and the export are in {folder}. Your own mesh: {first}wardmesh up")
+        run.out.line(f"The data and the export are in {folder}. Your own mesh: {typed('wardmesh up')}")
 
 
 async def played(tour: Tour, play: Callable[[], Awaitable[None]], interruption: Interruption) -> int | None:

@@ -13,6 +13,7 @@ from wardmesh.audit_export import export_log, verify_export
 from wardmesh.audit_verify import ENTRIES
 from wardmesh.contracts.audit import Entry, Outcome
 from wardmesh.ids import ServiceId
+from wardmesh_cli.activation import typed
 from wardmesh_cli.demo.stage import Stage, Tenants, eventually
 from wardmesh_cli.demo.tour import Evidence, NotShown, must
 from wardmesh_cli.output import BAD, GOOD, Styled
@@ -89,7 +90,7 @@ async def verified(folder: Path) -> Evidence[None]:
     return Evidence(
         f"{report.entries_checked} entries, every tile, the root, the signature",
         None,
-        (f"root {report.root.hex()}", f"again, by yourself: wardmesh audit verify {folder}"),
+        (f"root {report.root.hex()}", f"again, by yourself: {typed(f'wardmesh audit verify {folder}')}"),
     )
 
 
