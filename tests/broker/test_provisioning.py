@@ -142,6 +142,33 @@ async def fetched(reading: JetStreamContext.PullSubscription) -> Msg:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.parametrize("left", ["meta.inf", "meta.inf.tmp"])
+async def test_what_a_kill_left_half_made_is_brought_back_by_declaring_it_and_stays(
+    empty: RunningBroker, left: str
+) -> None:
+    """Killed while it makes a stream, the server leaves a description without a checksum, or with no name yet."""
+    await declare(empty)
+    events = (await empty.static("webhooks")).jetstream(timeout=WAIT_SECONDS)
+    await events.publish("evt.ws.s.t", b"kept")
+    await events.pull_subscribe("evt.>", durable="reader", stream="EVENTS")
+    await empty.supervisor["n0"].stop()
+    stream = next(empty.configs[0].store_dir.glob("jetstream/*/streams/EVENTS"))
+    for folder in (stream, stream / "obs" / "reader"):
+        (folder / "meta.sum").unlink()
+        (folder / "meta.inf").rename(folder / left)
+
+    await empty.supervisor["n0"].start()
+    assert (await declare(empty)).created == ("EVENTS",)
+    again = (await empty.static("webhooks")).jetstream(timeout=WAIT_SECONDS)
+    await again.pull_subscribe("evt.>", durable="reader", stream="EVENTS")
+    empty.supervisor.kill("n0")
+    await empty.supervisor["n0"].wait_ready(WAIT_SECONDS)
+    assert await declare(empty) == module.Provisioned((), ()), "a later crash does not take it away again"
+    after = (await empty.static("webhooks")).jetstream(timeout=WAIT_SECONDS)
+    reading = await after.pull_subscribe("evt.>", durable="reader", stream="EVENTS")
+    assert (await fetched(reading)).data == b"kept"
+
+
 async def test_on_a_cluster_each_stream_has_its_copies_and_is_reached_from_every_node(
     mesh_cluster: RunningBroker,
 ) -> None:

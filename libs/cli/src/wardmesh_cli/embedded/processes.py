@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from wardmesh_cli.embedded.launching import RunAs
 
@@ -70,8 +70,9 @@ async def to_the_end(function: Callable[[], ResultT]) -> ResultT:
 def http_ready(url: str) -> Probe:
     """Return a probe that asks for `url` and wants a 200."""
     parts = urlsplit(url)
-    host, port, path = parts.hostname or "", parts.port or 80, parts.path or "/"
-    request = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode()
+    host, port = parts.hostname or "", parts.port or 80
+    target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
+    request = f"GET {target} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode()
 
     async def probe() -> bool:
         try:
