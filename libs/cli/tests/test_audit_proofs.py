@@ -13,7 +13,7 @@ from fake_mesh import World
 from wardmesh.crypto.checkpoint import Checkpoint
 from wardmesh.crypto.mldsa import MldsaSigner
 from wardmesh.crypto.note import Signature
-from wardmesh.ids import EventId
+from wardmesh.ids import EventId, UserId
 
 KEY = str(LOG_KEY.verifier)
 MLDSA, MLDSA_OTHER = (
@@ -90,7 +90,15 @@ class Forger:
         return Signature(*MLDSA.verifier.identity, MLDSA_OTHER.sign(checkpoint).signature)
 
 
-def test_receipts_and_growth_are_held_to_the_mldsa_key_that_is_named(
+def erased(wardmesh: Shell, folder: Path) -> tuple[str, ...]:
+    """Erase somebody; return what verifies the certificate with the receipt of the entry that tells of it."""
+    certificate, told = str(folder / "certificate"), str(folder / "told.tlog-proof")
+    ran = wardmesh("audit", "erase", UserId.new(), "--yes", "--output", certificate, "--receipt", told)
+    assert ran.status == 0, ran.err
+    return "verify-certificate", certificate, "--receipt", told
+
+
+def test_receipts_certificates_and_growth_are_held_to_the_mldsa_key_that_is_named(
     wardmesh: Shell, world: World, tmp_path: Path
 ) -> None:
     kept, file = tmp_path / "kept", tmp_path / "a.tlog-proof"
@@ -99,7 +107,7 @@ def test_receipts_and_growth_are_held_to_the_mldsa_key_that_is_named(
     ids = filled(world)
     world.mldsa = [MLDSA]
     wardmesh("audit", "receipt", ids[3], "--output", str(file))
-    for command in (("verify-receipt", str(file)), ("growth", str(kept))):
+    for command in (("verify-receipt", str(file)), ("growth", str(kept)), erased(wardmesh, tmp_path)):
         asked = ("audit", *command, "--key", KEY, "--mldsa-key")
         ran = wardmesh(*asked, str(MLDSA.verifier))
         assert (ran.status, "the ML-DSA-44 key has signed" in ran.out) == (0, True), ran.err
@@ -124,7 +132,18 @@ def test_an_mldsa_line_that_is_missing_or_forged(
     world.mldsa = signers
     wardmesh("audit", "receipt", ids[3], "--output", str(file))
     kept.write_text(wardmesh("audit", "checkpoint").out)
-    for command in (("verify-receipt", str(file)), ("growth", str(kept))):
+    for command in (("verify-receipt", str(file)), ("growth", str(kept)), erased(wardmesh, tmp_path)):
         assert wardmesh("audit", *command, "--key", KEY).status == 0, "the log's own signature is good"
         ran = wardmesh("audit", *command, "--key", KEY, "--mldsa-key", str(MLDSA.verifier))
         assert (ran.status, why in ran.err, ran.out) == (1, True, ""), ran.err
+
+
+def test_a_certificate_alone_is_not_held_to_an_mldsa_key(wardmesh: Shell, world: World, tmp_path: Path) -> None:
+    filled(world)
+    world.mldsa = [MLDSA]
+    verify, certificate, *_ = erased(wardmesh, tmp_path)
+    ran = wardmesh("audit", verify, certificate, "--key", KEY, "--mldsa-key", str(MLDSA.verifier))
+    assert (ran.status, ran.out, "Add --receipt" in ran.err) == (2, "", True), (
+        "a signature that was asked for is looked at"
+    )
+    assert not wardmesh("audit", verify, certificate, "--key", KEY, "--json").json["mldsa_checked"]

@@ -101,9 +101,16 @@ def test_a_mesh_of_ones_own_from_first_start_to_second(folder: Path) -> None:
         assert (grown.returncode, "ML-DSA-44 key has signed" in grown.stdout) == (0, True), grown.stderr
         event = json.loads(run(folder, "audit", "query", "--limit", "1", "--json").stdout)["entries"][0]["event"]["id"]
         assert run(folder, "audit", "receipt", event, "--output", "receipt").returncode == 0
+        erase = "audit", "erase", first["user"], "--org", "--yes", "--output", "certificate", "--receipt", "told"
+        assert run(folder, *erase).returncode == 0
+        of_org = json.loads(run(folder, "audit", "checkpoint", "--org", "--json").stdout)
         assert "in use by the mesh of process" in run(folder, "up", *PORTS).stderr
     assert process.returncode == 0
 
+    certified = "verify-certificate", "certificate", "--receipt", "told"
+    keys_of_org = "--key", of_org["verifier_key"], "--mldsa-key", of_org["mldsa_key"]
+    verified = run(folder, "audit", *certified, *keys_of_org)
+    assert (verified.returncode, "ML-DSA-44 key has signed it too" in verified.stdout) == (0, True), verified.stderr
     for what in (("verify", "export"), ("verify", "part"), ("verify-receipt", "receipt")):
         verified = run(folder, "audit", *what, *keys)
         assert (verified.returncode, "ML-DSA-44 key has signed it too" in verified.stdout) == (0, True), verified.stdout

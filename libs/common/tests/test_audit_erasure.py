@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 from wardmesh.audit_erasure import ErasureCertificate, verify_erasure
 from wardmesh.crypto.checkpoint import Checkpoint, sign_checkpoint
 from wardmesh.crypto.cosignature import Cosigner
-from wardmesh.crypto.errors import CryptoError, MalformedEncoding, NotWitnessed
+from wardmesh.crypto.errors import BadSignature, CryptoError, InvalidKey, MalformedEncoding, NotWitnessed
 from wardmesh.crypto.merkle import EMPTY_ROOT, leaf_hash, root_of
-from wardmesh.crypto.note import Signer, sign_note
+from wardmesh.crypto.mldsa import MldsaSigner
+from wardmesh.crypto.note import Signature, SignedNote, Signer, sign_note
 from wardmesh.crypto.tlog import inclusion_proof
 from wardmesh.crypto.tlog_policy import Policy
 from wardmesh.crypto.tlog_proof import TlogProof
 from wardmesh.ids import EventId, ServiceId, UserId, WorkspaceId
 
 SIGNER = Signer.from_seed("wardmesh/ws_1", bytes(32))
+MLDSA, MLDSA_OTHER = (
+    MldsaSigner(SIGNER.verifier.name, MLDSA44PrivateKey.from_seed_bytes(bytes([n]) * 32)) for n in (1, 2)
+)
 ERASED_AT = datetime(2026, 11, 26, 8, 0, 0, 123456, tzinfo=UTC)
 CERTIFIED = ErasureCertificate(SIGNER.verifier.name, EventId.new(), ERASED_AT, 3, 2, bytes(32))
 
@@ -80,3 +86,35 @@ def test_a_certificate_and_the_receipt_of_its_entry_belong_together() -> None:
         verify_erasure(
             sign_checkpoint(Checkpoint(SIGNER.verifier.name, 0, EMPTY_ROOT), SIGNER), receipt_of(told()), key
         )
+
+
+def test_the_receipt_of_an_erasure_is_held_to_the_mldsa_key_that_is_named() -> None:
+    note, key = sign_note(CERTIFIED.text(), [SIGNER]).encode(), str(SIGNER.verifier)
+    proof = TlogProof.parse(receipt_of(told()))
+    signed = SignedNote.parse(proof.checkpoint)
+    head = Checkpoint.parse_text(signed.text)
+    sound = MLDSA.sign(head)
+
+    def also_signed(line: Signature) -> bytes:
+        return replace(proof, checkpoint=SignedNote(signed.text, (*signed.signatures, line)).encode()).encode()
+
+    for named in (MLDSA.verifier, str(MLDSA.verifier)):
+        certificate, proven = verify_erasure(note, also_signed(sound), key, mldsa_key=named)
+        assert (certificate, proven.index, proven.mldsa_checked) == (CERTIFIED, 2, True)
+    assert not verify_erasure(note, also_signed(sound), key)[1].mldsa_checked, "who does not ask is not told"
+    tampered = bytes([*sound.signature[:-1], sound.signature[-1] ^ 1])
+    for word, receipt in {
+        "no line": proof.encode(),
+        "another key's line": also_signed(MLDSA_OTHER.sign(head)),
+        "by another key in its name": also_signed(replace(sound, signature=MLDSA_OTHER.sign(head).signature)),
+        "of another tree": also_signed(MLDSA.sign(replace(head, root=bytes(32)))),
+        "tampered with": also_signed(replace(sound, signature=tampered)),
+    }.items():
+        assert verify_erasure(note, receipt, key)[1].index == 2, word
+        with pytest.raises(BadSignature):
+            pytest.fail(f"{word}: {verify_erasure(note, receipt, key, mldsa_key=MLDSA.verifier)}")
+    with pytest.raises(BadSignature):  # it signs beside the log's key, not in its place
+        verify_erasure(note, also_signed(sound), str(Signer.from_seed(SIGNER.verifier.name, bytes(31) + b"1").verifier),
+                       mldsa_key=MLDSA.verifier)  # fmt: skip
+    with pytest.raises(InvalidKey):
+        verify_erasure(note, also_signed(sound), key, mldsa_key=key)

@@ -14,11 +14,13 @@ whoever asked for the erasure knows. The log has an entry about the event that t
 
 That is the log's word, and nobody else's: witnesses cosign checkpoints, not certificates. What they have seen is the
 tree that this entry is in, so a receipt of it (`wardmesh.audit_receipt`) is what goes with a certificate to whoever
-trusts them: `verify_erasure` takes both.
+trusts them: `verify_erasure` takes both. It is the same with the log's ML-DSA-44 key, which signs checkpoints only: by
+the receipt it vouches for all that a certificate says but `size` and `root`.
 
 What always holds: it is no checkpoint, and no checkpoint is one: their second lines are of different forms. A text has
 one certificate, and a certificate one text. `verify_erasure` returns only if the log itself said of this erasure, in an
-entry behind the certificate's size, what the certificate says, and if the policy's quorum has cosigned a tree with it.
+entry behind the certificate's size, what the certificate says, and if the policy's quorum has cosigned a tree with it,
+and the ML-DSA-44 key that is named has signed that tree.
 
 On failure: `MalformedEncoding`, `BadSignature`, `InvalidKey`; `BadProof` for a receipt of something else,
 `NotWitnessed`.
@@ -37,6 +39,7 @@ from wardmesh.crypto.checkpoint import MAX_SIZE
 from wardmesh.crypto.encoding import base64_decode, base64_encode, decimal_decode
 from wardmesh.crypto.errors import BadProof, BadSignature, MalformedEncoding
 from wardmesh.crypto.merkle import HASH_BYTES
+from wardmesh.crypto.mldsa import MldsaKey
 from wardmesh.crypto.note import SignedNote, VerifierKey, open_note
 from wardmesh.crypto.tlog_policy import Policy
 from wardmesh.ids import EventId, InvalidIdError, ServiceId
@@ -99,11 +102,20 @@ def open_certificate(data: bytes, verifier_key: str | VerifierKey) -> ErasureCer
 
 
 def verify_erasure(
-    data: bytes, receipt: bytes, verifier_key: str | VerifierKey, *, policy: Policy | None = None
+    data: bytes,
+    receipt: bytes,
+    verifier_key: str | VerifierKey,
+    *,
+    mldsa_key: str | MldsaKey | None = None,
+    policy: Policy | None = None,
 ) -> tuple[ErasureCertificate, VerifiedReceipt]:
-    """Return a certificate and the receipt of the entry that tells of its erasure, only if they belong together."""
+    """Return a certificate and the receipt of the entry that tells of its erasure, only if they belong together.
+
+    With `mldsa_key`, that ML-DSA-44 key MUST have signed the receipt's checkpoint too; with `policy`, its quorum of
+    witnesses.
+    """
     certificate = open_certificate(data, verifier_key)
-    proven = verify_receipt(receipt, verifier_key, policy=policy)
+    proven = verify_receipt(receipt, verifier_key, mldsa_key=mldsa_key, policy=policy)
     try:
         told = entry_of(Row(proven.index, proven.entry))
     except (ValueError, RecursionError) as error:

@@ -71,7 +71,10 @@ class LogSigner:
         return SignedHead(head.size, head.root, note.encode())
 
     def sign_note(self, scope: Scope, text: str) -> bytes:
-        """Return another text than a checkpoint's as a note that the scope's log has signed (Ed25519)."""
+        """Return another text than a checkpoint's as a note that the scope's log has signed.
+
+        By Ed25519 alone: C2SP's ML-DSA-44 signature is of a tree, and of no other text.
+        """
         return SignedNote(text, (Signer(self.origin(scope), self._key).sign(text),)).encode()
 
 

@@ -14,7 +14,7 @@ from wardmesh.contracts.audit import Entry
 from wardmesh.contracts.audit.receipts import RECEIPT_WAIT_SECONDS
 from wardmesh.contracts.fields import MAX_PAGE
 from wardmesh.crypto.encoding import base64_encode
-from wardmesh.crypto.errors import CryptoError, InvalidKey
+from wardmesh.crypto.errors import CryptoError
 from wardmesh.crypto.note import MAX_NOTE_BYTES
 from wardmesh.crypto.tlog_proof import MAX_TLOG_PROOF_BYTES
 from wardmesh.errors import WardmeshError
@@ -22,7 +22,7 @@ from wardmesh.ids import EventId, UserId
 from wardmesh_cli.bounded_files import read_bounded
 from wardmesh_cli.commanding import Run, local_command, mesh_command
 from wardmesh_cli.commands.audit import COLUMNS, cells
-from wardmesh_cli.commands.audit_proofs import KeyOption, write_new
+from wardmesh_cli.commands.audit_proofs import KeyOption, MldsaKeyOption, mldsa_of, verifier_of, write_new
 from wardmesh_cli.commands.audit_witnesses import PolicyOption, QuorumOption, WitnessOption, policy_of
 from wardmesh_cli.connecting import Where
 from wardmesh_cli.failures import CommandFailed, UsageFailed
@@ -120,6 +120,7 @@ async def verify_certificate(
     run: Run,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A certificate.", exists=True, dir_okay=False)],
     key: KeyOption,
+    mldsa_key: MldsaKeyOption = None,
     receipt: Annotated[
         Path | None,
         typer.Option(
@@ -135,27 +136,25 @@ async def verify_certificate(
 ) -> None:
     """Verify a certificate of erasure: offline, with no credential. Fails unless the log's key signed it.
 
-    With the receipt of the entry that tells of it, also that this entry is in the log; witnesses cosign that.
+    With the receipt of the entry that tells of it, also that this entry is in the log; witnesses cosign that, and the
+    log's ML-DSA-44 key signs it.
     """
-    asked = policy_of(witness, quorum, policy)
-    if asked is not None and receipt is None:
-        # Never pass over cosignatures that somebody asked for.
+    verifier, also, asked = verifier_of(key), mldsa_of(mldsa_key), policy_of(witness, quorum, policy)
+    if receipt is None and (asked is not None or also is not None):
+        # Never pass over signatures that somebody asked for.
         raise UsageFailed(
-            "Witnesses cosign the log, not a certificate.",
+            "A certificate is signed by the log's Ed25519 key alone; ML-DSA-44 keys and witnesses sign the log.",
             "Add --receipt: what `audit receipt` gives of the erasure's id.",
         )
     data, proven = read_bounded(file, MAX_NOTE_BYTES), None
     try:
-        certificate = open_certificate(data, key)
-    except InvalidKey as error:
-        raise UsageFailed(
-            f"This is no verifier key: {error}.", "It is the line that `audit checkpoint` shows."
-        ) from error
+        certificate = open_certificate(data, verifier)
     except CryptoError as error:
         raise CommandFailed(f"{file} certifies nothing: {error}.", "Ask the log for it: audit erasures.") from error
     if receipt is not None:
         try:
-            _, proven = verify_erasure(data, read_bounded(receipt, MAX_TLOG_PROOF_BYTES), key, policy=asked)
+            proof = read_bounded(receipt, MAX_TLOG_PROOF_BYTES)
+            _, proven = verify_erasure(data, proof, verifier, mldsa_key=also, policy=asked)
         except CryptoError as error:
             raise CommandFailed(
                 f"{receipt} does not prove that the log tells of it: {error}.",
@@ -171,6 +170,7 @@ async def verify_certificate(
                 "size": certificate.size,
                 "root": certificate.root.hex(),
                 "told_by": None if proven is None else proven.index,
+                "mldsa_checked": proven is not None and proven.mldsa_checked,
                 "cosigned_by": None if proven is None or proven.witnessed is None else dict(proven.witnessed.at),
             }
         )
@@ -181,6 +181,8 @@ async def verify_certificate(
     if proven is not None:
         signed = proven.checkpoint
         run.out.line(f"checkpoint {signed.size} entries, root {base64_encode(signed.root)}, signature good")
+        if proven.mldsa_checked:
+            run.out.line("           and the ML-DSA-44 key has signed it too")
         if proven.witnessed is not None:
             for line in witness_lines(proven.witnessed):
                 run.out.line(line)

@@ -89,7 +89,7 @@ async def check_receipt(
     policy: PolicyOption = None,
 ) -> None:
     """Verify a receipt: offline, with no credential. Fails unless the log's key vouches for the entry."""
-    verifier, also = _verifier(key), _mldsa(mldsa_key)
+    verifier, also = verifier_of(key), mldsa_of(mldsa_key)
     given = None if entry is None else read_bounded(entry, MAX_ENTRY_BYTES)
     asked = policy_of(witness, quorum, policy)
     try:
@@ -150,7 +150,7 @@ async def growth(
     policy: PolicyOption = None,
 ) -> None:
     """Check that the log only grew since a checkpoint that was kept: nothing before it was changed or dropped."""
-    pinned, also = None if key is None else _verifier(key), _mldsa(mldsa_key)
+    pinned, also = None if key is None else verifier_of(key), mldsa_of(mldsa_key)
     asked = policy_of(witness, quorum, policy)
     note = read_bounded(kept, MAX_NOTE_BYTES)
     try:
@@ -209,24 +209,6 @@ def _opened(file: Path | None) -> tuple[Opening, ...]:
         raise UsageFailed(f"{file} has no openings.", "Name what `audit receipt --openings` wrote.") from None
 
 
-def _verifier(key: str) -> VerifierKey:
-    try:
-        return VerifierKey.parse(key)
-    except CryptoError as error:
-        raise UsageFailed(
-            f"This is no verifier key: {error}.", "It is the line that `audit checkpoint` shows."
-        ) from error
-
-
-def _mldsa(key: str | None) -> MldsaKey | None:
-    try:
-        return None if key is None else MldsaKey.parse(key)
-    except CryptoError as error:
-        raise UsageFailed(
-            f"This is no ML-DSA-44 key: {error}.", "It is the line that `audit checkpoint` shows beside the other."
-        ) from error
-
-
 def write_new(path: Path, content: bytes) -> None:
     """Write a file that is not there yet; raise what is to be shown where that cannot be."""
     try:
@@ -236,3 +218,23 @@ def write_new(path: Path, content: bytes) -> None:
         raise UsageFailed(f"{path} exists already.", "Name a new file.") from None
     except OSError as error:
         raise CommandFailed(f"{path} cannot be written: {error.strerror}.", "Name another file.") from error
+
+
+def verifier_of(key: str) -> VerifierKey:
+    """Return the log's key in its text form as the key that it is."""
+    try:
+        return VerifierKey.parse(key)
+    except CryptoError as error:
+        raise UsageFailed(
+            f"This is no verifier key: {error}.", "It is the line that `audit checkpoint` shows."
+        ) from error
+
+
+def mldsa_of(key: str | None) -> MldsaKey | None:
+    """Return its ML-DSA-44 key, likewise, if one is named."""
+    try:
+        return None if key is None else MldsaKey.parse(key)
+    except CryptoError as error:
+        raise UsageFailed(
+            f"This is no ML-DSA-44 key: {error}.", "It is the line that `audit checkpoint` shows beside the other."
+        ) from error
