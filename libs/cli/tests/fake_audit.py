@@ -62,7 +62,9 @@ class FakeAudit:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def tail(self, *, start: int | None, action: str | None, resume: str | None, **_: Any) -> FakeTail:
+    def tail(self, *, start: int | None, start_time: datetime | None, resume: str | None, **wanted: Any) -> FakeTail:
+        self._world.searched.append(audit.Filter(**wanted))
+        action = wanted["action"]
         return FakeTail(self._world, len(self._world.entries) if start is None else start, action, resume)
 
     async def search(self, wanted: audit.Filter, *, limit: int) -> AsyncIterator[audit.Entry]:

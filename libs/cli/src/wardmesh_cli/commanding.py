@@ -4,7 +4,8 @@
     async def list_secrets(run: Run, prefix: Annotated[str, typer.Argument()] = "") -> None:
         page = await run.mesh.secrets.list(prefix=prefix)
 
-Typer reads the options off the function's signature, without `run` and with the options of the connection added.
+Typer reads the options off the function's signature, without `run` and with the options of the connection added. A
+parameter that is a dataclass stands for its fields: options that several commands have are declared there once.
 
 What always holds: a command ends in one of the exit statuses of `wardmesh_cli.failures`; what went wrong is one line.
 """
@@ -19,7 +20,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Final, TypeVar, get_args
@@ -128,7 +129,7 @@ def mesh_command(group: typer.Typer, name: str, *, where: Where) -> Callable[[Fu
                     try:
                         async with opened(run.target, run.around) as mesh:
                             run.connected = mesh
-                            await function(run, **arguments)
+                            await function(run, **_collected(function, arguments))
                             return
                     except (TokenExpired, CredentialRefused):
                         # A login's token lasts minutes, a stream for ever: get the next one and go on.
@@ -151,7 +152,7 @@ def local_command(group: typer.Typer, name: str, *, with_data: bool = False) -> 
         def command(ctx: typer.Context, as_json: bool, **arguments: Any) -> None:
             data = arguments.pop("data") if with_data else None
             run = Run(Output(as_json=as_json), _surroundings(ctx), data)
-            perform(lambda: function(run, **arguments), run.out)
+            perform(lambda: function(run, **_collected(function, arguments)), run.out)
 
         _add(group, name, function, command, [_DATA] if with_data else [])
         return function
@@ -200,7 +201,8 @@ def _add(
 ) -> None:
     own = [
         parameter.replace(kind=_KEYWORD, annotation=_for_typer(parameter.annotation))
-        for parameter in list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        for asked in _parameters(function)[1:]
+        for parameter in _options_of(asked)
     ]
     shared = [parameter.replace(annotation=_for_typer(parameter.annotation)) for parameter in shared]
     context = inspect.Parameter("ctx", _KEYWORD, annotation=typer.Context)
@@ -208,6 +210,28 @@ def _add(
     command.__annotations__ = {}
     command.__doc__ = function.__doc__
     group.command(name)(command)
+
+
+def _parameters(of: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(of, eval_str=True).parameters.values())
+
+
+def _is_several(parameter: inspect.Parameter) -> bool:
+    return is_dataclass(parameter.annotation)
+
+
+def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """Return what typer reads for a parameter: itself, or a dataclass's fields."""
+    return _parameters(parameter.annotation) if _is_several(parameter) else [parameter]
+
+
+def _collected(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Return a function's arguments, of the options that typer has read for them."""
+    arguments: dict[str, Any] = {}
+    for asked in _parameters(function)[1:]:
+        read = {each.name: options[each.name] for each in _options_of(asked)}
+        arguments |= {asked.name: asked.annotation(**read)} if _is_several(asked) else read
+    return arguments
 
 
 def _for_typer(annotation: Any) -> Any:

@@ -13,22 +13,11 @@ from wardmesh.audit_rows import Format
 from wardmesh.contracts.audit import Entry, Filter, Outcome
 from wardmesh_cli.commanding import Run, mesh_command
 from wardmesh_cli.commands.audit_exporting import TILES, export_part, export_whole
-from wardmesh_cli.commands.audit_filter import (
-    ActionOption,
-    AgentOption,
-    OutcomeOption,
-    SinceOption,
-    TargetOption,
-    TextOption,
-    TraceOption,
-    UntilOption,
-    filter_of,
-    utc,
-)
+from wardmesh_cli.commands.audit_filter import FilterOptions, MatchOptions, utc
 from wardmesh_cli.connecting import Where
 from wardmesh_cli.failures import UsageFailed
 from wardmesh_cli.output import BAD, DOUBTFUL, GOOD, Styled, timestamp
-from wardmesh_cli.parameters import ActorOption, CategoryOption, LimitOption, RequestOption
+from wardmesh_cli.parameters import LimitOption
 from wardmesh_cli.streaming import CountOption, SecondsOption, until
 
 app = typer.Typer(help="The append-only log.", no_args_is_help=True)
@@ -41,15 +30,7 @@ COLUMNS = ("index", "time", "outcome", "category", "action", "actor", "targets",
 @mesh_command(app, "tail", where=Where.EITHER)
 async def tail(
     run: Run,
-    category: CategoryOption = None,
-    actor: ActorOption = None,
-    agent: AgentOption = None,
-    action: ActionOption = None,
-    outcome: OutcomeOption = None,
-    target: TargetOption = None,
-    request: RequestOption = None,
-    trace: TraceOption = None,
-    text: TextOption = None,
+    matching: MatchOptions,
     start: Annotated[int | None, typer.Option("--start", min=0, help="From this index on, else from now.")] = None,
     start_time: Annotated[
         datetime | None, typer.Option("--from", help="From what was received at this time (UTC) on, else from now.")
@@ -68,15 +49,7 @@ async def tail(
     least once.
     """
     entries = run.mesh.audit.tail(
-        category=category,
-        actor=actor,
-        agent=agent,
-        action=action,
-        outcome=outcome,
-        target=target,
-        request_id=request,
-        trace_id=trace,
-        text=text,
+        **vars(matching),
         # A stream that begins again with a new token goes on where it was: nothing in between may be missed.
         start=run.memory.get("next", start),
         start_time=utc(start_time),
@@ -114,36 +87,9 @@ async def positions(
 
 
 @mesh_command(app, "query", where=Where.EITHER)
-async def query(
-    run: Run,
-    category: CategoryOption = None,
-    actor: ActorOption = None,
-    agent: AgentOption = None,
-    action: ActionOption = None,
-    outcome: OutcomeOption = None,
-    target: TargetOption = None,
-    request: RequestOption = None,
-    trace: TraceOption = None,
-    text: TextOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
-    limit: LimitOption = 100,
-) -> None:
+async def query(run: Run, asked: FilterOptions, limit: LimitOption = 100) -> None:
     """Search the log, newest first."""
-    wanted = filter_of(
-        category=category,
-        actor=actor,
-        agent=agent,
-        action=action,
-        outcome=outcome,
-        target=target,
-        request_id=request,
-        trace_id=trace,
-        text=text,
-        since=since,
-        until=until,
-    )
-    found = [entry async for entry in run.mesh.audit.search(wanted, limit=limit)]
+    found = [entry async for entry in run.mesh.audit.search(asked.filter(), limit=limit)]
     if run.out.as_json:
         run.out.document({"entries": found})
     else:
@@ -167,38 +113,17 @@ async def checkpoint(run: Run) -> None:
 async def export(
     run: Run,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new one.", file_okay=False)],
+    *,
     kind: Annotated[
         str, typer.Option("--format", help="tiles (the whole log), or what matches as ndjson, csv, ocsf or parquet.")
     ] = TILES,
-    category: CategoryOption = None,
-    actor: ActorOption = None,
-    agent: AgentOption = None,
-    action: ActionOption = None,
-    outcome: OutcomeOption = None,
-    target: TargetOption = None,
-    request: RequestOption = None,
-    trace: TraceOption = None,
-    text: TextOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
+    asked: FilterOptions,
 ) -> None:
     """Write the log, or what matches, as files that anybody can verify without us.
 
     One that was interrupted goes on when the command is repeated.
     """
-    wanted = filter_of(
-        category=category,
-        actor=actor,
-        agent=agent,
-        action=action,
-        outcome=outcome,
-        target=target,
-        request_id=request,
-        trace_id=trace,
-        text=text,
-        since=since,
-        until=until,
-    )
+    wanted = asked.filter()
     if kind != TILES:
         await export_part(run, folder, kind, wanted)
     elif wanted == Filter():

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, TypeAlias
 
 import typer
 
 from wardmesh.contracts.audit import Filter, Outcome
 from wardmesh.ids import AgentId
 from wardmesh_cli.failures import UsageFailed
-from wardmesh_cli.parameters import reading
+from wardmesh_cli.parameters import ActorOption, CategoryOption, RequestOption, reading
 
 AgentOption: TypeAlias = Annotated[
     AgentId | None,
@@ -33,13 +34,35 @@ UntilOption: TypeAlias = Annotated[
 ]
 
 
-def filter_of(*, since: datetime | None = None, until: datetime | None = None, **fields: Any) -> Filter:
-    """Return the options as a filter."""
-    try:
-        return Filter(since=utc(since), until=utc(until), **fields)
-    except ValueError as error:
-        wrong = ", ".join(str(each["loc"][0]) for each in getattr(error, "errors", list)()) or "a filter"
-        raise UsageFailed(f"This cannot be searched for: {wrong}.", "See wardmesh audit query --help.") from None
+@dataclass(frozen=True)
+class MatchOptions:
+    """Options of a command that shows entries as they come: what they are about. Its fields have a filter's names."""
+
+    category: CategoryOption = None
+    actor: ActorOption = None
+    agent: AgentOption = None
+    action: ActionOption = None
+    outcome: OutcomeOption = None
+    target: TargetOption = None
+    request_id: RequestOption = None
+    trace_id: TraceOption = None
+    text: TextOption = None
+
+
+@dataclass(frozen=True)
+class FilterOptions(MatchOptions):
+    """Options of a command that looks for entries: also when they happened."""
+
+    since: SinceOption = None
+    until: UntilOption = None
+
+    def filter(self) -> Filter:
+        """Return the options as a filter."""
+        try:
+            return Filter(**vars(self) | {"since": utc(self.since), "until": utc(self.until)})
+        except ValueError as error:
+            wrong = ", ".join(str(each["loc"][0]) for each in getattr(error, "errors", list)()) or "a filter"
+            raise UsageFailed(f"This cannot be searched for: {wrong}.", "See wardmesh audit query --help.") from None
 
 
 def utc(moment: datetime | None) -> datetime | None:

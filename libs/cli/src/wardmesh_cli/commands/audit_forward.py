@@ -18,23 +18,11 @@ from wardmesh.contracts.audit import (
 )
 from wardmesh_cli.bounded_files import read_bounded
 from wardmesh_cli.commanding import Run, mesh_command
-from wardmesh_cli.commands.audit_filter import (
-    ActionOption,
-    AgentOption,
-    OutcomeOption,
-    SinceOption,
-    TargetOption,
-    TextOption,
-    TraceOption,
-    UntilOption,
-    filter_of,
-    utc,
-)
+from wardmesh_cli.commands.audit_filter import FilterOptions, utc
 from wardmesh_cli.commands.secret import read_value
 from wardmesh_cli.connecting import Where
 from wardmesh_cli.failures import CommandFailed, UsageFailed
 from wardmesh_cli.output import BAD, DOUBTFUL, GOOD, Styled
-from wardmesh_cli.parameters import ActorOption, CategoryOption, RequestOption
 
 app = typer.Typer(help="Send the log on to another system, in order, each entry at least once.", no_args_is_help=True)
 
@@ -75,6 +63,7 @@ async def add(
     address: Annotated[
         str, typer.Argument(metavar="URL", help="https://…, whose path is not shown again; syslog+tls://…")
     ],
+    *,
     form: Annotated[ForwardFormat, typer.Option("--format", help="ocsf, or entries as tail shows them.")] = (
         ForwardFormat.OCSF
     ),
@@ -89,32 +78,10 @@ async def add(
     start_time: Annotated[
         datetime | None, typer.Option("--from", help="From what was received at this time (UTC) on, else from now.")
     ] = None,
-    category: CategoryOption = None,
-    actor: ActorOption = None,
-    agent: AgentOption = None,
-    action: ActionOption = None,
-    outcome: OutcomeOption = None,
-    target: TargetOption = None,
-    request: RequestOption = None,
-    trace: TraceOption = None,
-    text: TextOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
+    asked: FilterOptions,
 ) -> None:
     """Send what matches to an HTTPS endpoint or a syslog receiver, from now on or from further back."""
-    wanted = filter_of(
-        category=category,
-        actor=actor,
-        agent=agent,
-        action=action,
-        outcome=outcome,
-        target=target,
-        request_id=request,
-        trace_id=trace,
-        text=text,
-        since=since,
-        until=until,
-    )
+    wanted = asked.filter()
     added = await run.mesh.audit.add_forwarder(
         name=name,
         url=address,
@@ -135,6 +102,7 @@ async def add(
 async def edit(
     run: Run,
     name: NameArgument,
+    *,
     address: Annotated[
         str | None,
         typer.Option("--to", metavar="URL", help="Another address; a secret is given again with it, or left behind."),
@@ -150,32 +118,10 @@ async def edit(
         bool, typer.Option("--no-client-certificate", help="Without a client's certificate from now on.")
     ] = False,
     everything: Annotated[bool, typer.Option("--everything", help="Without a filter from now on.")] = False,
-    category: CategoryOption = None,
-    actor: ActorOption = None,
-    agent: AgentOption = None,
-    action: ActionOption = None,
-    outcome: OutcomeOption = None,
-    target: TargetOption = None,
-    request: RequestOption = None,
-    trace: TraceOption = None,
-    text: TextOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
+    asked: FilterOptions,
 ) -> None:
     """Change one; it goes on where it is. Options that filter are the whole filter from now on."""
-    wanted = filter_of(
-        category=category,
-        actor=actor,
-        agent=agent,
-        action=action,
-        outcome=outcome,
-        target=target,
-        request_id=request,
-        trace_id=trace,
-        text=text,
-        since=since,
-        until=until,
-    )
+    wanted = asked.filter()
     if everything and wanted != Filter():
         raise UsageFailed("A filter and --everything contradict each other.", "Leave one of them out.")
     edited = await run.mesh.audit.edit_forwarder(

@@ -23,7 +23,7 @@ from wardmesh_cli.bounded_files import read_bounded
 from wardmesh_cli.commanding import Run, local_command, mesh_command
 from wardmesh_cli.commands.audit import COLUMNS, cells
 from wardmesh_cli.commands.audit_proofs import KeyOption, MldsaKeyOption, mldsa_of, verifier_of, write_new
-from wardmesh_cli.commands.audit_witnesses import PolicyOption, QuorumOption, WitnessOption, policy_of
+from wardmesh_cli.commands.audit_witnesses import WitnessOptions
 from wardmesh_cli.connecting import Where
 from wardmesh_cli.failures import CommandFailed, UsageFailed
 from wardmesh_cli.output import GOOD
@@ -119,6 +119,7 @@ async def erasures(run: Run, limit: LimitOption = 100) -> None:
 async def verify_certificate(
     run: Run,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A certificate.", exists=True, dir_okay=False)],
+    *,
     key: KeyOption,
     mldsa_key: MldsaKeyOption = None,
     receipt: Annotated[
@@ -130,16 +131,14 @@ async def verify_certificate(
             dir_okay=False,
         ),
     ] = None,
-    witness: WitnessOption = None,
-    quorum: QuorumOption = None,
-    policy: PolicyOption = None,
+    witnesses: WitnessOptions,
 ) -> None:
     """Verify a certificate of erasure: offline, with no credential. Fails unless the log's key signed it.
 
     With the receipt of the entry that tells of it, also that this entry is in the log; witnesses cosign that, and the
     log's ML-DSA-44 key signs it.
     """
-    verifier, also, asked = verifier_of(key), mldsa_of(mldsa_key), policy_of(witness, quorum, policy)
+    verifier, also, asked = verifier_of(key), mldsa_of(mldsa_key), witnesses.asked()
     if receipt is None and (asked is not None or also is not None):
         # Never pass over signatures that somebody asked for.
         raise UsageFailed(

@@ -22,7 +22,7 @@ from wardmesh.crypto.tiles import MAX_ENTRY_BYTES
 from wardmesh.crypto.tlog_proof import MAX_TLOG_PROOF_BYTES
 from wardmesh_cli.bounded_files import read_bounded
 from wardmesh_cli.commanding import Run, local_command, mesh_command
-from wardmesh_cli.commands.audit_witnesses import PolicyOption, QuorumOption, WitnessOption, policy_of
+from wardmesh_cli.commands.audit_witnesses import WitnessOptions
 from wardmesh_cli.connecting import Where
 from wardmesh_cli.failures import CommandFailed, UsageFailed
 from wardmesh_cli.output import GOOD
@@ -74,6 +74,7 @@ async def receipt(
 async def check_receipt(
     run: Run,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A receipt.", exists=True, dir_okay=False)],
+    *,
     key: KeyOption,
     mldsa_key: MldsaKeyOption = None,
     entry: Annotated[
@@ -84,14 +85,12 @@ async def check_receipt(
         Path | None,
         typer.Option("--openings", help="What identifies people in it.", exists=True, dir_okay=False),
     ] = None,
-    witness: WitnessOption = None,
-    quorum: QuorumOption = None,
-    policy: PolicyOption = None,
+    witnesses: WitnessOptions,
 ) -> None:
     """Verify a receipt: offline, with no credential. Fails unless the log's key vouches for the entry."""
     verifier, also = verifier_of(key), mldsa_of(mldsa_key)
     given = None if entry is None else read_bounded(entry, MAX_ENTRY_BYTES)
-    asked = policy_of(witness, quorum, policy)
+    asked = witnesses.asked()
     try:
         verified = verify_receipt(
             read_bounded(file, MAX_TLOG_PROOF_BYTES),
@@ -138,6 +137,7 @@ async def growth(
     kept: Annotated[
         Path, typer.Argument(metavar="CHECKPOINT", help="One that was kept earlier.", exists=True, dir_okay=False)
     ],
+    *,
     key: Annotated[
         str | None, typer.Option("--key", help="The log's verifier key, from elsewhere than the mesh.")
     ] = None,
@@ -145,13 +145,11 @@ async def growth(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Keep the present checkpoint here.", dir_okay=False)
     ] = None,
-    witness: WitnessOption = None,
-    quorum: QuorumOption = None,
-    policy: PolicyOption = None,
+    witnesses: WitnessOptions,
 ) -> None:
     """Check that the log only grew since a checkpoint that was kept: nothing before it was changed or dropped."""
     pinned, also = None if key is None else verifier_of(key), mldsa_of(mldsa_key)
-    asked = policy_of(witness, quorum, policy)
+    asked = witnesses.asked()
     note = read_bounded(kept, MAX_NOTE_BYTES)
     try:
         old_size = Checkpoint.parse_text(SignedNote.parse(note).text).size

@@ -19,7 +19,7 @@ from wardmesh.crypto.tlog_policy import Policy
 from wardmesh_cli.bounded_files import read_bounded
 from wardmesh_cli.commanding import Run, local_command
 from wardmesh_cli.commands.audit_proofs import MldsaKeyOption
-from wardmesh_cli.commands.audit_witnesses import PolicyOption, QuorumOption, WitnessOption, policy_of
+from wardmesh_cli.commands.audit_witnesses import WitnessOptions
 from wardmesh_cli.failures import FAILED, CommandFailed, UsageFailed
 from wardmesh_cli.output import BAD, GOOD, QUIET
 from wardmesh_cli.web_files import WebFiles
@@ -36,13 +36,12 @@ def register(group: typer.Typer) -> None:
 async def verify(
     run: Run,
     export: Annotated[str, typer.Argument(metavar="EXPORT|URL", help="A folder, or what stands before /checkpoint.")],
+    *,
     key: Annotated[
         str | None, typer.Option("--key", help="The log's verifier key, from elsewhere than the export.")
     ] = None,
     mldsa_key: MldsaKeyOption = None,
-    witness: WitnessOption = None,
-    quorum: QuorumOption = None,
-    policy: PolicyOption = None,
+    witnesses: WitnessOptions,
     since: Annotated[
         list[Path] | None,
         typer.Option("--since", help="A checkpoint that was kept; may be repeated.", exists=True, dir_okay=False),
@@ -58,7 +57,7 @@ async def verify(
 ) -> None:
     """Verify a log: offline, with no credential. Fails if anything was changed, dropped or added."""
     kept = {str(path): read_bounded(path, MAX_NOTE_BYTES) for path in since or ()}
-    asked = policy_of(witness, quorum, policy)
+    asked = witnesses.asked()
     try:
         report = _verified(run, export, (key, mldsa_key), asked, kept, token_file, ca_file)
     except UnusableCheckpoint as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -73,22 +73,32 @@ async def keys(run: Run) -> None:
         run.out.note("this mesh witnesses no logs; docs/operations.md says how to run a witness")
 
 
-def policy_of(witnesses: Sequence[str] | None, quorum: int | None, policy: Path | None) -> Policy | None:
-    """Return whose cosignatures are asked for, or None if nobody's are."""
-    if policy is not None:
-        if witnesses or quorum is not None:
-            raise UsageFailed("A policy has its own witnesses and quorum.", "Give --policy, or --witness and --quorum.")
+@dataclass(frozen=True)
+class WitnessOptions:
+    """Options of a command that verifies: who must have cosigned."""
+
+    witness: WitnessOption = None
+    quorum: QuorumOption = None
+    policy: PolicyOption = None
+
+    def asked(self) -> Policy | None:
+        """Return whose cosignatures are asked for, or None if nobody's are."""
+        if self.policy is not None:
+            if self.witness or self.quorum is not None:
+                raise UsageFailed(
+                    "A policy has its own witnesses and quorum.", "Give --policy, or --witness and --quorum."
+                )
+            try:
+                return Policy.parse(read_bounded(self.policy, MAX_POLICY_BYTES))
+            except CryptoError as error:
+                raise UsageFailed(f"{self.policy} is no policy: {error}.", "See c2sp.org/tlog-policy.") from error
+        if not self.witness:
+            if self.quorum is not None:
+                raise UsageFailed("A quorum is of witnesses.", "Name them: --witness VKEY.")
+            return None
         try:
-            return Policy.parse(read_bounded(policy, MAX_POLICY_BYTES))
+            return Policy.of_keys(self.witness, self.quorum)
         except CryptoError as error:
-            raise UsageFailed(f"{policy} is no policy: {error}.", "See c2sp.org/tlog-policy.") from error
-    if not witnesses:
-        if quorum is not None:
-            raise UsageFailed("A quorum is of witnesses.", "Name them: --witness VKEY.")
-        return None
-    try:
-        return Policy.of_keys(witnesses, quorum)
-    except CryptoError as error:
-        raise UsageFailed(
-            f"These are no witnesses to ask for: {error}.", "Witnesses publish their verifier keys."
-        ) from error
+            raise UsageFailed(
+                f"These are no witnesses to ask for: {error}.", "Witnesses publish their verifier keys."
+            ) from error
