@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
-from wardmesh.ids import AgentId, InvalidIdError, OrgId, UserId, WorkspaceId, parse_principal, parse_scope
+from wardmesh.ids import AgentId, EventId, InvalidIdError, OrgId, UserId, WorkspaceId, parse_principal, parse_scope
+from wardmesh.violations import violations_of
 
 HOSTILE = [
     "*", ">", "ws_*", "ws_>", "ws_01h455vb4pex5vsknk084sn02q.*", "ws_01h455vb4pex5vsknk084sn02q ", "ws_", "ws",
@@ -24,6 +27,24 @@ def test_what_is_no_id_is_refused_wherever_an_id_belongs(text: object) -> None:
     for parse in (WorkspaceId.parse, parse_scope, parse_principal):
         with pytest.raises(InvalidIdError):
             parse(text)
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, None, 7, ["ws_"]])
+def test_a_field_refuses_what_is_no_id_and_says_what_is_one_without_repeating_it(text: object) -> None:
+    field = TypeAdapter(WorkspaceId)
+    for validate, value in ((field.validate_python, text), (field.validate_json, json.dumps(text))):
+        with pytest.raises(ValidationError) as caught:
+            validate(value)
+        (said,) = violations_of(caught.value)
+        assert said.message == "expected an id like ws_01h455vb4pex5vsknk084sn02q"
+
+
+def test_a_field_makes_an_id_of_a_text() -> None:
+    for kind in (WorkspaceId, EventId):
+        text = str(kind.new())
+        for said in (TypeAdapter(kind).validate_python(text), TypeAdapter(kind).validate_json(f'"{text}"')):
+            assert said == text
+            assert type(said) is kind
 
 
 def test_an_id_of_another_kind_is_refused() -> None:

@@ -60,6 +60,22 @@ def test_a_leaf_says_what_happened_in_one_spelling(happened: AuditEvent) -> None
     )
 
 
+def test_a_leaf_spells_every_field_as_the_event_itself_does() -> None:
+    full = event(
+        acting_for=AgentId.new(),
+        reason="because",
+        request_id=RequestId.new(),
+        trace_id="0" * 32,
+        source_address="",
+        user_agent='a \u00e9 " agent',
+        details={"b": [1, {"d": None, "c": 0.5}], "a": "said"},
+        occurred_at=datetime(2026, 11, 22, 12, 0, 0, 120, tzinfo=timezone(timedelta(hours=5))),
+    )
+    assert set(full.model_fields_set) == set(AuditEvent.model_fields)
+    spelled = json.dumps(full.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    assert f'{{"event":{spelled},"received_at":'.encode() in domain.encode_leaf(SCOPE, "secrets", NOW, full)
+
+
 def test_the_spelling_does_not_change() -> None:
     at = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
     happened = event(id="evt_01h455vb4pex5vsknk084sn02q", actor="agt_01h455vb4pex5vsknk084sn02q", occurred_at=at)

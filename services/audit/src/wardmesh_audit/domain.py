@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from math import isfinite
-from typing import Any, Final, Literal, NamedTuple, get_type_hints
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -37,6 +37,7 @@ from wardmesh.contracts.audit import (
     SEALING_MARGIN,
     AuditEnvelope,
     AuditEvent,
+    Details,
     Entry,
     NewAuditEvent,
     Outcome,
@@ -246,9 +247,10 @@ _FIELDS: Final = tuple(
     for name, field in sorted(AuditEvent.model_fields.items())
 )
 """An event's fields in the order in which they are spelled, and what says nothing in each, and is left out."""
-_TYPES: Final = get_type_hints(AuditEvent, include_extras=True)
+_NO_TEXT: Final = {"details": Details, "occurred_at": Time, "targets": tuple[str, ...]}
+"""What spells these fields. All others are texts, ids and enumerations too, so the encoder asks Python nothing."""
 _SPELLED: Final[TypeAdapter[dict[str, Any]]] = TypeAdapter(
-    TypedDict("_Spelled", {name: _TYPES[name] for name, _ in _FIELDS}, total=False)  # type: ignore[operator]  # the fields are the model's
+    TypedDict("_Spelled", {name: _NO_TEXT.get(name, str) for name, _ in _FIELDS}, total=False)  # type: ignore[operator]  # the fields are the model's
 )
 
 

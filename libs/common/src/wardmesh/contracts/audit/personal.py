@@ -84,11 +84,11 @@ class Personal(NamedTuple):
 def personal_values(event: AuditEvent) -> list[Personal]:
     """Return what identifies people, in an order that is the same for the same event."""
     found: list[Personal] = []
-    people = _user(event.actor), _user(event.acting_for)
-    for path, who in zip((_ACTOR, _ACTING_FOR), people, strict=True):
-        if who is not None:
+    about: UserId | None = None
+    for path, principal in ((_ACTOR, event.actor), (_ACTING_FOR, event.acting_for)):
+        if (who := _user(principal)) is not None:
             found.append(Personal(path, who, who))
-    about = people[0] or people[1]
+            about = about or who
     if about is not None:
         for name in _FIELDS:
             said = getattr(event, name)
