@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from services.audit.tests.clients import make
 from tests.canary.loud import LoudMesh
 from tests.canary.pouch import Pouch, standard_secret
+from tests.mesh.hunting import everything_is_sealed, service_connection
 from tests.mesh.world import Tenant
 
 import wardmesh
@@ -140,6 +141,7 @@ async def walk(them: People, pouch: Pouch) -> None:
     await asyncio.gather(_secrets(them.home, pouch), _bridge(them), _webhooks(them, pouch))
     await _audit(them.home, pouch)
     await _witness(them)
+    await _letters(them)
 
 
 async def _auth(them: People, pouch: Pouch) -> None:
@@ -223,6 +225,15 @@ async def _deliver(them: People) -> None:
             path = f"/hooks/{them.tenant.workspace}/{scheme.value}"
             answer = await http.post(path, content=body, headers={**signed, "content-type": GITHUB_CONTENT})
             assert answer.status_code == 202, answer.text
+
+
+async def _letters(them: People) -> None:
+    """Have a service write what cannot be sealed, and read it."""
+    async with service_connection(them.tenant.mesh, "webhooks") as service:
+        await service.jetstream().publish(f"audit.{them.tenant.workspace}.webhooks", b"no envelope")
+    await everything_is_sealed(them.tenant.mesh)
+    (letter,) = (await them.home.audit.dead_letters()).letters
+    assert await them.home.audit.dead_letter(letter.number) == b"no envelope"
 
 
 async def _witness(them: People) -> None:

@@ -29,7 +29,7 @@ from wardmesh.audit_selection_verify import verify_selection
 from wardmesh.contracts.audit import Filter, NewAuditEvent
 from wardmesh.contracts.operation import Category
 from wardmesh.crypto.errors import BadSignature
-from wardmesh.errors import NothingToErase, PermissionDenied, UnderHold
+from wardmesh.errors import NotFound, NothingToErase, PermissionDenied, UnderHold
 from wardmesh.ids import EventId, UserId
 
 
@@ -92,6 +92,21 @@ async def acme_session(acme: Tenant, person: Hunted) -> Any:
     return wardmesh.connect(acme.mesh.nats_url, token=session["token"])
 
 
+async def unreadable(acme: Tenant, person: Hunted) -> int:
+    """Let a service write something about the person that cannot be sealed; return the number of the letter."""
+    said = b'{"version":1,"events":[{"actor":"%b","details":{"email":"%b"' % (
+        person.user.encode(),
+        person.login.encode(),
+    )
+    async with hunting.service_connection(acme.mesh, "secrets") as client:
+        await client.jetstream().publish(f"audit.{acme.workspace}.secrets", said)
+    await everything_is_sealed(acme.mesh)
+    async with await acme.connect_as_owner() as owner:
+        (letter,) = (await owner.audit.dead_letters()).letters
+    assert (letter.reason, letter.source, letter.size) == ("malformed_envelope", "secrets", len(said))
+    return letter.number
+
+
 def found_in(person: Hunted, place: str, files: Collection[Path]) -> set[str]:
     return {finding.secret.kind for finding in hunt(person.traits(), {place: files}).findings}
 
@@ -123,6 +138,8 @@ async def test_somebody_who_is_erased_is_found_nowhere_and_every_proof_holds(acm
             assert {entry.event.actor for entry in mine.entries} == {person.user}
             assert "person.change" in {entry.event.action for entry in mine.entries}
         await everything_is_sealed(mesh)
+        letter = await unreadable(acme, person)
+        assert person.login.encode() in await owner.audit.dead_letter(letter)
 
         with pytest.raises(UnderHold):
             await owner.audit.erase(subject=person.user)
@@ -137,6 +154,9 @@ async def test_somebody_who_is_erased_is_found_nowhere_and_every_proof_holds(acm
         await export_log(owner_of_all.audit, tmp_path / "after" / "organization")
         messages = await hunting.write_messages(mesh, since, tmp_path / "messages")
         assert len(messages["SEALED"]) > 10
+        assert messages["DEAD"]
+        with pytest.raises(NotFound, match="entry about it stays"):
+            await owner.audit.dead_letter(letter)
         places = {
             "rows": await hunting.write_rows(mesh, tmp_path / "rows"),
             "messages": files_in(tmp_path / "messages"),

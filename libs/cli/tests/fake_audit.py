@@ -140,6 +140,17 @@ class FakeAudit:
     async def erasures(self, *, limit: int) -> audit.Erasures:
         return audit.Erasures(erasures=tuple(self._world.erasures[:limit]))
 
+    async def dead_letters(self, *, after: int, limit: int) -> audit.letters.DeadLetters:
+        found = [letter for letter in self._world.letters if letter.number > after]
+        more = len(found) > limit
+        return audit.letters.DeadLetters(
+            letters=tuple(found[:limit]), next_after=found[limit - 1].number if more else None
+        )
+
+    async def dead_letter(self, number: int) -> bytes:
+        self._world.fail("audit.dead_letter")
+        return next(said for letter, said in self._world.letters.items() if letter.number == number)
+
     async def witnesses(self) -> audit.Witnesses:
         return self._world.witnesses
 

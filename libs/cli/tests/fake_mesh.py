@@ -70,6 +70,7 @@ class World:
     days: dict[Category, int | None] = field(default_factory=dict)
     holds: list[audit.Hold] = field(default_factory=list)
     erasures: list[audit.Erasure] = field(default_factory=list)
+    letters: dict[audit.letters.DeadLetter, bytes] = field(default_factory=dict)
     prunings: list[audit.Pruning] = field(default_factory=list)
     forwarders: dict[str, audit.Forwarder] = field(default_factory=dict)
     asked_to_forward: list[audit.AddForwarder] = field(default_factory=list)

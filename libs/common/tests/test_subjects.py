@@ -13,6 +13,7 @@ from wardmesh.subjects import (
     SERVICES,
     AuditSubject,
     BridgeSubject,
+    DeadSubject,
     EventSubject,
     InboxSubject,
     InvalidSubjectError,
@@ -33,10 +34,19 @@ subjects: st.SearchStrategy[Any] = st.one_of(
     st.builds(EventSubject, workspaces, words, types),
     st.builds(AuditSubject, scopes, words),
     st.builds(SealedSubject, scopes, words),
+    st.builds(DeadSubject, scopes),
     st.builds(BridgeSubject, workspaces, workspaces, types),
     st.builds(InboxSubject, workspaces, workspaces, types),
 )
-FORMS: tuple[Any, ...] = (RpcSubject, EventSubject, AuditSubject, SealedSubject, BridgeSubject, InboxSubject)
+FORMS: tuple[Any, ...] = (
+    RpcSubject,
+    EventSubject,
+    AuditSubject,
+    SealedSubject,
+    DeadSubject,
+    BridgeSubject,
+    InboxSubject,
+)
 
 
 @pytest.mark.property

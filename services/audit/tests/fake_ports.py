@@ -12,6 +12,7 @@ from wardmesh.contracts.audit import (
 )
 from wardmesh.ids import Scope, UserId
 from wardmesh.server.messages import OutboundMessage
+from wardmesh_audit.letters import Letters
 from wardmesh_audit.openings import KEY_BYTES, SubjectKey
 from wardmesh_audit.ports import (
     PendingErasure,
@@ -78,6 +79,7 @@ class FakeKeys(Failing):
 KEYS = FakeKeys()
 SUBJECTS = Subjects(KEYS)
 """Whom `candidates` are about."""
+LETTERS = Letters(KEYS)
 
 
 class FakeMemory(Failing):

@@ -29,11 +29,12 @@ from wardmesh.contracts.audit import (
     SelectLeaves,
 )
 from wardmesh.contracts.operation import Empty
-from wardmesh.ids import UserId, WorkspaceId
+from wardmesh.ids import EventId, UserId, WorkspaceId
 from wardmesh.server.database import Database
 from wardmesh.subjects import AuditSubject
 from wardmesh_audit.domain import decode_envelope
 from wardmesh_audit.erasing import ErasingService
+from wardmesh_audit.letters import Letter, Letters
 from wardmesh_audit.proving import Prover
 from wardmesh_audit.reading import ReadingService
 from wardmesh_audit.retention import RetentionService
@@ -75,6 +76,7 @@ class World:
     def __post_init__(self) -> None:
         self.outbox = Outbox()
         self.subjects = Subjects(self.keys)
+        self.letters = Letters(self.keys)
         self.store = PostgresStore(self.database)
         self.people = PostgresPeople(self.database, self.outbox)
         self.service = AuditService(self.store, FakeEmitter(), lambda: NOW, self.subjects, self.people)
@@ -85,7 +87,7 @@ class World:
         self.retention = RetentionService(PostgresRetention(self.database, self.outbox), self.subjects)
         self.backlog = FakeBacklog()
         self.erasing = ErasingService(
-            self.people, self.keys, self.prover, self.signer, self.backlog, lambda: datetime.now(UTC)
+            self.people, self.keys, self.letters, self.prover, self.signer, self.backlog, lambda: datetime.now(UTC)
         )
 
     @property
@@ -123,6 +125,16 @@ class World:
         ]
         await self.seal(*made)
         return made
+
+    async def letter(self, said: bytes, scope: WorkspaceId | None = None) -> Letter:
+        """Return a dead letter as the stream has it."""
+        scope = scope or self.scope
+        sealed = await self.letters.seal(
+            scope, EventId.new(), "malformed_envelope", AuditSubject(scope, "auth").format(), NOW, said
+        )
+        letter = Letter.of(1, sealed.subject, sealed.headers, sealed.payload)
+        assert letter is not None
+        return letter
 
     async def entries(self, **wanted: object) -> list[Entry]:
         request = Query(filter=Filter.model_validate(wanted), limit=500)

@@ -31,7 +31,7 @@ from wardmesh.contracts.audit import (
 from wardmesh.contracts.operation import Empty, Level
 from wardmesh.crypto.errors import CryptoError
 from wardmesh.errors import NothingToErase, NotSealed, ServiceUnavailable, UnderHold
-from wardmesh.ids import AgentId, EventId, UserId
+from wardmesh.ids import AgentId, EventId, UserId, WorkspaceId
 from wardmesh.server.database import Database
 from wardmesh_audit.behalf import the_log
 from wardmesh_audit.errors import OtherKeys
@@ -43,6 +43,26 @@ from wardmesh_audit.subject_keys import KeyFolder
 @pytest.fixture
 def world(database: Database, signer: LogSigner, tmp_path: Path) -> World:
     return World(KeyFolder.open(tmp_path / "keys"), database, signer, make_person(level=Level.OWNER))
+
+
+async def test_what_could_not_be_sealed_may_be_about_anybody_so_an_erasure_takes_it(world: World) -> None:
+    person, elsewhere = UserId.new(), WorkspaceId.new()
+    await world.acts(person)
+    said = person.encode() + b"\xff is no envelope"
+    letters = [await world.letter(said), await world.letter(said, elsewhere)]
+    assert [await world.letters.open(letter) for letter in letters] == [said, said]
+    with pytest.raises(NothingToErase):
+        await world.erase(NOBODY)
+    assert await world.letters.open(letters[0]) == said
+
+    await world.erase(person)
+    assert [await world.letters.open(letter) for letter in letters] == [None, said]
+    later = await world.letter(b"later")
+    assert await world.letters.open(later) == b"later"
+    assert await world.letters.open(letters[0]) is None
+    with pytest.raises(NothingToErase):
+        await world.erase(UserId.new())
+    assert await world.letters.open(later) == b"later", "where nobody is erased, nothing is taken"
 
 
 async def test_an_erasure_leaves_every_proof_and_nothing_that_names_the_person(world: World, tmp_path: Path) -> None:
@@ -146,7 +166,7 @@ async def test_somebody_who_may_only_erase_sees_the_holds_all_the_same(world: Wo
         await world.erasing.erase(only.ask(contracts.ERASE), Erase(subject=person))
 
 
-STEPS = ("begin", "destroy", "add", "commit", "end")
+STEPS = ("begin", "destroy", "forget", "add", "commit", "end")
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["before", "after"])
@@ -157,6 +177,7 @@ async def test_a_crash_at_any_step_is_gone_on_with_by_the_same_call(
     """The step does not happen, or it does and nobody learns of it; then everything is asked again of new processes."""
     person = UserId.new()
     await world.acts(person)
+    letter = await world.letter(person.encode())
 
     def breaking(real: Callable[..., object]) -> Callable[..., object]:
         async def broken(*args: object) -> None:
@@ -181,6 +202,8 @@ async def test_a_crash_at_any_step_is_gone_on_with_by_the_same_call(
                 raise ServiceUnavailable("the machine is off")
 
             patched.setattr(world.people, "erasing", erasing)
+        elif step == "forget":
+            patched.setattr(world.letters, "forget", breaking(world.letters.forget))
         else:
             patched.setattr(world.keys, step, breaking(getattr(world.keys, step)))
         with pytest.raises(ServiceUnavailable):
@@ -197,6 +220,7 @@ async def test_a_crash_at_any_step_is_gone_on_with_by_the_same_call(
     assert open_certificate(erasure.certificate.encode(), world.verifier).erasure_id == erasure.erasure_id
     assert [told.id for told in await again.relay()] == [erasure.erasure_id]
     assert await again.entries(actor=person) == []
+    assert await again.letters.open(letter) is None
     assert await again.keys.begun(world.scope, person) is None
     with pytest.raises(NothingToErase):
         await again.erase(person)

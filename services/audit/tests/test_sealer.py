@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 from fake_log import FakeLog
-from fake_ports import SUBJECTS, FakeEmitter, FakePublisher
+from fake_ports import LETTERS, SUBJECTS, FakeEmitter, FakePublisher
 from makers import Delivered, delivered, event, seal_all
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -24,10 +24,10 @@ from wardmesh.server.messages import MESSAGE_ID_HEADER
 from wardmesh_audit import domain, sealer
 from wardmesh_audit.domain import Candidate, Stored, decode_leaf
 from wardmesh_audit.errors import LogDamaged
+from wardmesh_audit.letters import MAX_DEAD_BYTES, Letter
 from wardmesh_audit.ports import Sealed
 from wardmesh_audit.sealer import (
     DAMAGED_RETRY_SECONDS,
-    DEAD_SUBJECT,
     PUBLISH_BYTES,
     PUBLISH_ENTRIES,
     RETRY_SECONDS,
@@ -44,7 +44,7 @@ def publisher() -> FakePublisher:
 
 @pytest.fixture
 def sealing(fake_log: FakeLog, publisher: FakePublisher, emitter: FakeEmitter) -> Sealer:
-    return Sealer(fake_log, publisher, emitter, SUBJECTS)
+    return Sealer(fake_log, publisher, emitter, SUBJECTS, LETTERS)
 
 
 async def test_a_batch_is_sealed_published_and_acknowledged(
@@ -138,6 +138,11 @@ async def test_one_scopes_trouble_is_its_own(sealing: Sealer, fake_log: FakeLog)
     assert sorted(str(message.outcome) for message in messages) == [str(DAMAGED_RETRY_SECONDS), "acknowledged"]
 
 
+def letters_in(publisher: FakePublisher) -> list[Letter]:
+    found = [Letter.of(1, each.subject, each.headers, each.payload) for each in publisher.published]
+    return [letter for letter in found if letter is not None]
+
+
 async def test_a_poisonous_message_is_buried_and_holds_nobody_up(
     sealing: Sealer, fake_log: FakeLog, publisher: FakePublisher, emitter: FakeEmitter
 ) -> None:
@@ -148,10 +153,14 @@ async def test_a_poisonous_message_is_buried_and_holds_nobody_up(
     assert [each.outcome for each in (poison, forged, good)] == ["acknowledged"] * 3
     assert fake_log.rows[ONE].head.size == 1
 
-    letters = {each.headers["Wardmesh-Reason"]: each for each in publisher.published if each.subject == DEAD_SUBJECT}
-    assert letters["malformed_envelope"].payload == poison.data
-    assert letters["forged_subject"].payload == forged.data
-    assert letters["forged_subject"].headers["Wardmesh-Subject"] == forged.subject
+    letters = {each.reason: each for each in letters_in(publisher)}
+    assert await LETTERS.open(letters["malformed_envelope"]) == poison.data
+    assert await LETTERS.open(letters["forged_subject"]) == forged.data
+    assert letters["forged_subject"].subject == forged.subject
+    assert {reason: (each.scope, each.source) for reason, each in letters.items()} == {
+        "malformed_envelope": (ONE, "secrets"),
+        "forged_subject": (OrgId.nil(), ""),
+    }
     assert {(scope, told.action, told.reason) for scope, told in emitter.emitted} == {
         (ONE, domain.REJECTED, "malformed_envelope"),
         (OrgId.nil(), domain.REJECTED, "forged_subject"),
@@ -171,8 +180,9 @@ async def test_a_message_is_not_buried_without_a_record(
 async def test_a_dead_letter_fits_a_message(sealing: Sealer, publisher: FakePublisher) -> None:
     poison = Delivered(f"audit.{ONE}.secrets", b"x" * 1024 * 1024)
     await seal_all(sealing, [poison])
-    assert len(publisher.published[0].payload) == sealer.MAX_DEAD_BYTES
-    assert publisher.published[0].headers["Wardmesh-Bytes"] == str(1024 * 1024)
+    (letter,) = letters_in(publisher)
+    assert (letter.size, letter.kept) == (1024 * 1024, MAX_DEAD_BYTES)
+    assert await LETTERS.open(letter) == poison.data[:MAX_DEAD_BYTES]
 
 
 class Picky(FakeLog):
@@ -187,11 +197,10 @@ class Picky(FakeLog):
 async def test_the_one_message_that_fits_no_column_is_found(publisher: FakePublisher, emitter: FakeEmitter) -> None:
     store = Picky()
     messages = [delivered(ONE, event(action=action)) for action in ("a.b", "no.room", "c.d")]
-    await seal_all(Sealer(store, publisher, emitter, SUBJECTS), messages)
+    await seal_all(Sealer(store, publisher, emitter, SUBJECTS, LETTERS), messages)
     assert [message.outcome for message in messages] == ["acknowledged"] * 3
     assert store.rows[ONE].head.size == 2
-    letters = [each for each in publisher.published if each.subject == DEAD_SUBJECT]
-    assert [letter.payload for letter in letters] == [messages[1].data]
+    assert [await LETTERS.open(letter) for letter in letters_in(publisher)] == [messages[1].data]
     assert [told.reason for _, told in emitter.emitted] == ["unstorable_event"]
 
 
@@ -201,7 +210,7 @@ async def test_telling_of_a_rejection_that_is_rejected_ends(publisher: FakePubli
             raise DatabaseDefect("x", sqlstate="22P05")
 
     about = delivered(ONE, event(action=domain.REJECTED), source="audit")
-    await seal_all(Sealer(Closed(), publisher, emitter, SUBJECTS), [about])
+    await seal_all(Sealer(Closed(), publisher, emitter, SUBJECTS, LETTERS), [about])
     assert about.outcome == "acknowledged"
     assert emitter.emitted == []
 

@@ -9,14 +9,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 
 import pytest
-from fake_ports import SUBJECTS
+from fake_ports import LETTERS, SUBJECTS
 from faststream.specification.asyncapi import AsyncAPI
 from makers import NOW, Person, envelope, event, published, seal_all
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from wardmesh.contracts.audit import Administration, AuditEvent, SealedEntries, typed
 from wardmesh.errors import ServiceUnavailable
-from wardmesh.ids import OrgId, Scope
+from wardmesh.ids import OrgId, Scope, WorkspaceId
 from wardmesh.server import pulling, streams
 from wardmesh.server.database import Database
 from wardmesh.server.messages import OutboundMessage
@@ -30,9 +30,11 @@ from wardmesh_audit import domain, subscriber
 from wardmesh_audit.backlog import StreamBacklog
 from wardmesh_audit.behalf import the_log
 from wardmesh_audit.domain import Candidate
+from wardmesh_audit.letter_box import StreamLetters
+from wardmesh_audit.letters import MAX_DEAD_BYTES, Letter
 from wardmesh_audit.ports import Sealed, SignedMeanwhile
 from wardmesh_audit.proofs import Head, SignedHead
-from wardmesh_audit.sealer import MAX_DEAD_BYTES, Sealer
+from wardmesh_audit.sealer import Sealer
 from wardmesh_audit.signing import BucketMemory, LogSigner
 from wardmesh_audit.store import PostgresStore
 from wardmesh_audit.subscriber import DeliveredEnvelope, sealing_broker
@@ -73,7 +75,7 @@ def store(database: Database) -> PostgresStore:
 
 @pytest.fixture
 def sealer(store: PostgresStore, messaging: Messaging, emitting: AuditPublisher) -> Sealer:
-    return Sealer(store, messaging, emitting, SUBJECTS)
+    return Sealer(store, messaging, emitting, SUBJECTS, LETTERS)
 
 
 @pytest.fixture
@@ -192,7 +194,7 @@ async def test_what_a_sealer_had_pulled_when_it_was_stopped_is_at_once_anothers(
     for _ in range(3):
         going = True
         publishing = [asyncio.create_task(publish()) for _ in range(4)]
-        sealer = Sealer(store, messaging, emitting, SUBJECTS)
+        sealer = Sealer(store, messaging, emitting, SUBJECTS, LETTERS)
         async with sealing(slowly, sealer.finish):
             await asyncio.sleep(0.3)
         going = False
@@ -223,7 +225,7 @@ async def test_a_crash_between_commit_and_acknowledgement(
     operator: Person,
 ) -> None:
     events = [event() for _ in range(4)]
-    dying = Sealer(DyingStore(database), messaging, emitting, SUBJECTS)
+    dying = Sealer(DyingStore(database), messaging, emitting, SUBJECTS, LETTERS)
 
     async def seal_and_die(messages: Sequence[DeliveredEnvelope]) -> None:
         try:
@@ -264,7 +266,7 @@ async def test_what_could_not_be_sealed_comes_again(
     sealing: Sealing, database: Database, messaging: Messaging, emitting: AuditPublisher, operator: Person
 ) -> None:
     store = AwayStore(database)
-    sealer = Sealer(store, messaging, emitting, SUBJECTS)
+    sealer = Sealer(store, messaging, emitting, SUBJECTS, LETTERS)
     async with sealing(sealer.take, sealer.finish):
         await messaging.publish([message(operator.scope, event())])
         await eventually(lambda: is_empty(messaging))
@@ -326,12 +328,25 @@ async def test_poison_holds_nobody_up_and_is_told_of(
 
     state = (await messaging.jetstream.stream_info("DEAD")).state
     assert state.messages == before + len(poison)
-    people = await messaging.jetstream.pull_subscribe("dead.>", durable="people", stream=streams.DEAD)
-    letters = (await people.fetch(before + len(poison), timeout=5))[-len(poison) :]
-    whole = {each.payload for each in poison if len(each.payload) <= MAX_DEAD_BYTES}
-    assert {letter.data for letter in letters} >= whole
-    reasons = {(letter.headers or {})["Wardmesh-Reason"] for letter in letters}
-    assert reasons == {*(str(each.reason) for each in rejections), "forged_subject"}
+    box = StreamLetters(messaging.jetstream)
+    letters = await letters_of(box, scope)
+    assert await letters_of(box, OrgId.nil(), after=state.last_seq - len(poison))
+    assert {letter.entry for letter in letters} == {each.id for each in rejections}
+    assert {await LETTERS.open(letter) for letter in letters} == {
+        each.payload[:MAX_DEAD_BYTES] for each in poison if each.subject.startswith(f"audit.{scope}.")
+    }
+    for letter in letters:
+        raw = await messaging.jetstream.get_msg(streams.DEAD, letter.number)
+        assert await LETTERS.open(letter) != raw.data, "nothing lies there in clear"
+        assert await box.get(scope, letter.number) == letter
+        assert await box.get(WorkspaceId.new(), letter.number) is None
+
+
+async def letters_of(box: StreamLetters, scope: Scope, *, after: int = 0) -> list[Letter]:
+    found: list[Letter] = []
+    while (letter := await box.next(scope, found[-1].number if found else after)) is not None:
+        found.append(letter)
+    return found
 
 
 async def test_a_tail_is_woken(messaging: Messaging, operator: Person) -> None:

@@ -9,6 +9,7 @@ import typer
 from wardmesh_cli.commands import (
     audit,
     audit_forward,
+    audit_letters,
     audit_people,
     audit_proofs,
     audit_retention,
@@ -61,6 +62,7 @@ def build() -> typer.Typer:
     audit_verify.register(audit.app)
     audit_retention.register(audit.app)
     audit_people.register(audit.app)
+    audit_letters.register(audit.app)
     audit_witnesses.register(audit.app)
     audit_forward.register(audit.app)
     app.add_typer(audit.app, name="audit")

@@ -116,6 +116,23 @@ class SealedSubject:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadSubject:
+    """`dead.audit.{scope}`: what a scope's log could not seal."""
+
+    scope: Scope
+
+    @classmethod
+    def parse(cls, subject: str) -> DeadSubject:
+        head, source, scope = _split(subject, 3, "dead.audit.{scope}")
+        _expect(head, "dead")
+        _expect(source, "audit")
+        return cls(_scope(scope))
+
+    def format(self) -> str:
+        return f"dead.audit.{self.scope}"
+
+
+@dataclass(frozen=True, slots=True)
 class BridgeSubject:
     """`bridge.{source}.{target}.{type…}`: a bridge message as it was sent."""
 

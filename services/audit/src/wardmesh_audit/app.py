@@ -17,10 +17,13 @@ from wardmesh_audit import handlers
 from wardmesh_audit.alarm import ForkAlarm
 from wardmesh_audit.backlog import StreamBacklog
 from wardmesh_audit.cosigning import Cosigning
+from wardmesh_audit.dead_letters import DeadLetterService
 from wardmesh_audit.erasing import ErasingService
 from wardmesh_audit.forward_vault import ForwardVault
 from wardmesh_audit.forwarders import ForwarderService
 from wardmesh_audit.forwarding import Forwarding, Timing
+from wardmesh_audit.letter_box import StreamLetters
+from wardmesh_audit.letters import Letters
 from wardmesh_audit.outward import Outward
 from wardmesh_audit.outward_tls import OutwardTls
 from wardmesh_audit.proving import Prover
@@ -83,9 +86,11 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
     witness = WitnessService(PostgresWitnessed(runtime.database), witness_signer, logs, memory, runtime.audit, _now)
     handlers.bind_witness(runtime.operations, witness, WitnessList(policy, kept, witness_signer))
     keeping = PostgresRetention(runtime.database, runtime.audit_outbox)
-    erasing = ErasingService(people, keys, prover, signer, StreamBacklog(messaging.jetstream), _now)
+    letters = Letters(keys)
+    erasing = ErasingService(people, keys, letters, prover, signer, StreamBacklog(messaging.jetstream), _now)
     retention = RetentionService(keeping, subjects)
     handlers.bind(runtime.operations, service, reading, prover, TileReader(store), retention, erasing)
+    handlers.bind_letters(runtime.operations, DeadLetterService(StreamLetters(messaging.jetstream), letters))
     forwarding = asking.enter_context(_forwarding(runtime, settings, reading, subjects))
     runtime.on_stop(reading.end_tails)
     runtime.on_stop(prover.end_waits)
@@ -95,7 +100,7 @@ async def build(runtime: Runtime, settings: Settings) -> AsyncIterator[None]:
             runtime.fail("the sealer's connection to the broker is closed")
 
     stopping = False
-    sealer = Sealer(store, messaging, runtime.audit, subjects)
+    sealer = Sealer(store, messaging, runtime.audit, subjects, letters)
     broker = sealing_broker(
         settings.nats_servers(),
         seed=read_seed(settings.nats_seed_file),

@@ -1,6 +1,7 @@
 """Erasing a person from a scope's log, and showing persons what is theirs.
 
-    hold? → note the erasure → destroy the key → row, entry and audit event, in one transaction → forget the note
+    hold? → note the erasure → destroy the key, and that of the scope's dead letters
+          → row, entry and audit event, in one transaction → forget the note
 
 What always holds:
 - Nothing is erased under a legal hold, also one that is placed at this moment: who erases and who holds wait for each
@@ -9,6 +10,7 @@ What always holds:
   any two steps, the same call goes on with the same erasure, and nothing is left that names the person but what the
   call itself brings. It counts what was under the key that is gone, and what came under another one since.
 - The log, the row and the certificate name an erasure and nobody.
+- What could not be sealed before may be about anybody, so it is unreadable afterwards (`letters`).
 - What was durable in the stream when the call came is sealed first, unless that takes longer than `SETTLE_SECONDS`:
   what is sealed later is under a new key, and may be erased by another call.
 - Somebody who is still there is recorded as before, under a new key.
@@ -27,11 +29,12 @@ from datetime import datetime
 from typing import Final
 
 from wardmesh.audit_erasure import ErasureCertificate
-from wardmesh.contracts.audit import ERASED, AuditEvent, Erase, Erased, Erasure, Erasures, ListErasures, Outcome
+from wardmesh.contracts.audit import ERASED, NOBODY, AuditEvent, Erase, Erased, Erasure, Erasures, ListErasures, Outcome
 from wardmesh.contracts.operation import Category
 from wardmesh.errors import NothingToErase
 from wardmesh.ids import EventId, Scope, ServiceId
 from wardmesh.server.context import Call
+from wardmesh_audit.letters import Letters
 from wardmesh_audit.openings import SubjectKey
 from wardmesh_audit.ports import Backlog, PendingErasure, PeopleStore, SubjectKeys
 from wardmesh_audit.proving import Prover
@@ -51,12 +54,14 @@ class ErasingService:
         self,
         store: PeopleStore,
         keys: SubjectKeys,
+        letters: Letters,
         prover: Prover,
         signer: LogSigner,
         backlog: Backlog,
         clock: Callable[[], datetime],
     ) -> None:
         self._backlog = backlog
+        self._letters = letters
         self._store = store
         self._keys = keys
         self._prover = prover
@@ -68,6 +73,8 @@ class ErasingService:
     async def erase(self, call: Call, request: Erase) -> Erased:
         """Destroy what lets the scope's log say who somebody is."""
         scope, subject = call.caller.scope, request.subject
+        if subject == NOBODY:
+            raise NothingToErase
         # What was emitted before is erased too. One log that waits for repair must not keep all others from it.
         if not await self._backlog.settled(min(SETTLE_SECONDS, call.seconds_left() / 2)):
             _log.warning("erasing goes on, although not everything that was emitted before is sealed")
@@ -85,6 +92,7 @@ class ErasingService:
                 elif begun is None:
                     raise NothingToErase
                 await self._keys.destroy(scope, subject)
+                await self._letters.forget(scope)
                 certificate = ErasureCertificate(
                     self._signer.origin(scope), begun.erasure_id, self._clock(), begun.entries, head.size, head.root
                 )

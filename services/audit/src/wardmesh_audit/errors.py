@@ -19,6 +19,7 @@
     ├── NotAWitness · UnknownLog   this mesh cosigns no logs, or not that one
     ├── NoSuchHold          a legal hold was to be lifted that was never placed
     ├── NoSuchForwarder     none of this scope has that name
+    ├── NoSuchLetter · LetterErased   this scope has no dead letter of that number, or an erasure took what it said
     ├── NoSuchEntry         a proof was asked for an entry or a size that the log does not have
     └── NoSuchTile          the log has no tile or bundle of that path, or not as wide a one yet
     Conflict
@@ -103,6 +104,19 @@ class NoSuchEntry(NotFound):
     """The log has fewer entries than that."""
 
     advice = "Ask for an entry and a size that the log has; a checkpoint tells its size."
+
+
+class NoSuchLetter(NotFound):
+    """This scope has no dead letter of that number, or not any more."""
+
+    advice = "List the dead letters: each has its number, and is kept for thirty days."
+
+
+class LetterErased(NotFound):
+    """Somebody was erased since it came, and nobody could tell whether the letter was about that person."""
+
+    title = "An erasure took what the letter says"
+    advice = "The log's entry about it stays, with its hash: ask who wrote it for the same again."
 
 
 class TooManyPositions(Conflict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wardmesh.contracts import audit as contracts
 from wardmesh.server.operations import Operations
+from wardmesh_audit.dead_letters import DeadLetterService
 from wardmesh_audit.erasing import ErasingService
 from wardmesh_audit.forwarders import ForwarderService
 from wardmesh_audit.proving import Prover
@@ -49,6 +50,11 @@ def bind(
     operations.bind(contracts.MINE, reading.mine)
     operations.bind(contracts.ERASE, erasing.erase)
     operations.bind(contracts.ERASURES, erasing.erasures)
+
+
+def bind_letters(operations: Operations, letters: DeadLetterService) -> None:
+    operations.bind(contracts.letters.DEAD_LETTERS, letters.list)
+    operations.bind(contracts.letters.DEAD_LETTER, letters.read)
 
 
 def bind_witness(operations: Operations, witness: WitnessService, witnesses: WitnessList) -> None:

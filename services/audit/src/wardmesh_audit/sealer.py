@@ -5,8 +5,8 @@
 A batch is taken while the last one is still at the database, so that neither waits for the other.
 
 What always holds:
-- A message is acknowledged only when its events are committed to the log, or when it is in stream DEAD as it came and
-  the log will tell of it. A crash anywhere leaves it unacknowledged: it is delivered again, to any sealer, and events
+- A message is acknowledged only when its events are committed to the log, or when all of it is in stream DEAD and the
+  log will tell of it. A crash anywhere leaves it unacknowledged: it is delivered again, to any sealer, and events
   that are in the log already are dropped by their ids.
 - What is sealed is published before the acknowledgement, from where publishing stopped the last time. So a crash after
   the commit is repaired when the message comes again, without anybody having to look through all tenants' logs.
@@ -39,6 +39,7 @@ from wardmesh.subjects import AuditSubject, InvalidSubjectError, SealedSubject
 from wardmesh_audit import domain
 from wardmesh_audit.domain import Candidate, Envelope, News, Random, Stored
 from wardmesh_audit.errors import LogDamaged, MalformedEnvelope
+from wardmesh_audit.letters import Letters
 from wardmesh_audit.ports import Emitter, LogStore, Publisher, Sealed
 from wardmesh_audit.subjects import Subjects
 from wardmesh_audit.under_way import UnderWay
@@ -58,9 +59,6 @@ UNBROKEN_BYTES: Final = 32 * 1024
 PUBLISH_ENTRIES: Final = 256
 PUBLISH_BYTES: Final = 512 * 1024
 """Of one message; it must stay below what the broker takes (1 MiB) and whoever is woken by it wants to have at once."""
-DEAD_SUBJECT: Final = "dead.audit"
-MAX_DEAD_BYTES: Final = 960 * 1024
-"""With the headers it must fit a message (1 MiB), or publishing it would cost us the connection."""
 
 _VALUE_ERRORS: Final = frozenset({"22001", "22003", "22007", "22008", "22021", "22P02", "22P05", "23514"})
 """SQLSTATEs that say that a value fits no column; any other is about the statement, which is ours."""
@@ -112,11 +110,13 @@ class Sealer:
         publisher: Publisher,
         emitter: Emitter,
         subjects: Subjects,
+        letters: Letters,
         *,
         random: Random = os.urandom,
     ) -> None:
         self._random = random
         self._subjects = subjects
+        self._letters = letters
         self._store = store
         self._publisher = publisher
         self._emitter = emitter
@@ -224,16 +224,12 @@ class Sealer:
                 await self._seal_group(scope, [item])
 
     async def _bury(self, message: Incoming, problem: MalformedEnvelope) -> None:
-        """Put a message that can never be sealed into stream DEAD, as it came, and tell of it in the log."""
+        """Put a message that can never be sealed into stream DEAD, and tell of it in the log."""
         event = domain.rejection(problem, message.subject, message.data, message.received_at, message.sequence)
-        headers = {
-            "Wardmesh-Reason": problem.reason,
-            "Wardmesh-Subject": message.subject,
-            "Wardmesh-Received": message.received_at.isoformat(),
-            "Wardmesh-Bytes": str(len(message.data)),
-        }
-        letter = OutboundMessage(DEAD_SUBJECT, message.data[:MAX_DEAD_BYTES], headers, event.id)
         try:
+            letter = await self._letters.seal(
+                domain.log_of(problem), event.id, problem.reason, message.subject, message.received_at, message.data
+            )
             await self._publisher.publish([letter])
             if not _is_rejection(message):
                 await self._emitter.emit(domain.log_of(problem), [event])

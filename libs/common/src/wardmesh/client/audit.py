@@ -92,6 +92,8 @@ class Audit(Surface):
     mine = method(audit.MINE)
     erase = method(audit.ERASE)
     erasures = method(audit.ERASURES)
+    dead_letters = method(audit.letters.DEAD_LETTERS)
+    dead_letter_part = method(audit.letters.DEAD_LETTER)
     add_forwarder = method(audit.ADD_FORWARDER)
     list_forwarders = method(audit.LIST_FORWARDERS)
     edit_forwarder = method(audit.EDIT_FORWARDER)
@@ -166,6 +168,14 @@ class Audit(Surface):
                 return
             before = page.next_before
             limit = None if limit is None else limit - len(page.entries)
+
+    async def dead_letter(self, number: int) -> bytes:
+        """Return what could not be sealed, as it came; `NotFound` if there is none of that number, or not any more."""
+        content, kept = b"", 1
+        while len(content) < kept:
+            part = await self.dead_letter_part(number=number, offset=len(content))
+            content, kept = content + part.content, part.kept if part.content else 0
+        return content
 
     async def leaves(self, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """Yield leaves as they were hashed, from index `start` up to `end` or to the last; what was pruned is empty."""

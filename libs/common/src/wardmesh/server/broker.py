@@ -73,7 +73,7 @@ PRIVATE_BUCKETS: Final[Mapping[str, str]] = MappingProxyType({"checkpoints": "au
 
 _PUBLISHES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "audit": ("sealed.*.*", "dead.audit"),
+        "audit": ("sealed.*.*", "dead.audit.*"),
         "auth": (),
         "bridge": ("bridge.*.*.>", "inbox.*.*.>"),
         "secrets": (),

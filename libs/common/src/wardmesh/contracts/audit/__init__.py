@@ -5,6 +5,7 @@ from __future__ import annotations
 from wardmesh.contracts.audit import (
     entries,
     forwarding,
+    letters,
     people,
     positions,
     proofs,
@@ -391,6 +392,7 @@ CONTRACTS: tuple[AnyContract, ...] = (
     *retention.CONTRACTS,
     *selections.CONTRACTS,
     *people.CONTRACTS,
+    *letters.CONTRACTS,
     *witnesses.CONTRACTS,
     *forwarding.CONTRACTS,
 )
