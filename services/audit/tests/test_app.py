@@ -76,6 +76,7 @@ class User:
         reply = await replies.next_msg(timeout=30)
         if reply.headers and CODE_HEADER in reply.headers:
             raise from_problem(reply.data)
+        assert reply.data, reply.headers  # the broker's own word: nobody answers
         return answer.model_validate_json(reply.data)
 
     # What an export reads.

@@ -123,7 +123,7 @@ async def test_from_the_gates_to_the_siem(
         await seal(database, admin.scope, 3)
         await seal(database, admin.scope, 2, outcome=Outcome.REFUSED)
         # The refusals above are entries as well, once they are sealed.
-        await endpoint.until(lambda it: sum(1 for t in it.requests for e in t.events if e["status_id"] == 2) >= 5)
+        await endpoint.until(lambda it: sum(1 for t in it.requests for e in t.events if e["status_id"] == 2) >= 6)
         assert {taken.headers["authorization"] for taken in endpoint.requests} == {f"Bearer {SECRET}"}
         assert {taken.path for taken in endpoint.requests} == {PATH}
         assert endpoint.indexes == sorted(set(endpoint.indexes)), "in order, and no repetition where nothing failed"
@@ -201,7 +201,8 @@ async def test_from_the_gates_to_a_receiver_that_asks_who_comes(
     rows = await superuser.fetch("select f::text, encode(sealed, 'escape') as sealed from audit.forwarders f")
     entries = await superuser.fetch("select encode(leaf, 'escape') as leaf from audit.entries")
     for hidden in (*ours.key.splitlines()[1:-1], *ours.pem.splitlines()[1:-1]):
-        assert hidden not in str(rows) + str(entries)
+        # The last line may be four characters, which are found in anything.
+        assert len(hidden) < 64 or hidden not in str(rows) + str(entries)
 
 
 async def test_trouble_is_told_once_and_its_end_too(
