@@ -22,7 +22,7 @@ from wardmesh_audit.behalf import the_log
 from wardmesh_audit.domain import decode_leaf
 from wardmesh_audit.ports import Located, LogStore
 from wardmesh_audit.proofs import Head, SignedHead
-from wardmesh_audit.store import _KNOWN, PostgresStore
+from wardmesh_audit.store import _KNOWN, _TILES, PostgresStore
 
 
 def tenant(person: Person) -> TenantContext:
@@ -194,3 +194,13 @@ async def test_what_is_in_already_is_looked_up_and_not_searched_for(database: Da
     assert found == {each.id for each in there[::4]}
     assert "leaves_scope_id_event_id_key" in plan
     assert "Rows Removed" not in plan
+
+
+async def test_looking_for_tiles_is_planned_once_and_not_at_every_append(database: Database, operator: Person) -> None:
+    async with database.transaction(the_log(operator.scope)) as connection:
+        for _ in range(10):
+            await connection.fetch(_TILES, operator.scope, [0], [7], [3])
+        planned = await connection.fetchval(
+            "select generic_plans from pg_prepared_statements where statement = $1", _TILES
+        )
+    assert planned >= 5  # the first five are planned for their values, whatever they are

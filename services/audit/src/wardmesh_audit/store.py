@@ -61,29 +61,23 @@ _LOCATE: Final = """
       from audit.leaves l left join audit.entries e on e.scope_id = l.scope_id and e.index = l.index
      where l.scope_id = $1 and l.event_id = $2
 """
-# All that an append writes, in one round trip: those are what a small one costs (docs/adr/0020). A list of lists
-# is no array of PostgreSQL's, so each event's targets travel as the text of an array.
+# All that an append writes, in one round trip: those are what a small one costs. An entry travels as one value: with
+# an array a column, every element of each would be handled for itself, here and there (docs/adr/0020).
 _APPEND: Final = """
     with leaves as (
         insert into audit.leaves (scope_id, index, event_id, leaf_hash, kept_to)
-        select $1, $2 + place - 1, event_id, leaf_hash, kept_to
-          from unnest($6::text[], $7::bytea[], $8::date[])
-               with ordinality as added (event_id, leaf_hash, kept_to, place)
+        select $1, $2 + ordinality - 1, event_id, leaf_hash, kept_to
+          from unnest($6::audit.appended[]) with ordinality as added
     ), entries as (
         insert into audit.entries (scope_id, index, kept_to, received_at, leaf, openings, source, occurred_at, category,
                                    action, outcome, actor, acting_for, targets, request_id, trace_id, trace_place)
-        select $1, $2 + place - 1, kept_to, received_at, leaf, openings, source, occurred_at, category,
-               action, outcome, actor, acting_for, targets::text[], request_id, trace_id, trace_place
-          from unnest($8::date[], $9::timestamptz[], $10::bytea[], $11::bytea[], $12::text[], $13::timestamptz[],
-                      $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[],
-                      $21::text[], $22::bigint[])
-               with ordinality
-               as added (kept_to, received_at, leaf, openings, source, occurred_at, category,
-                         action, outcome, actor, acting_for, targets, request_id, trace_id, trace_place, place)
+        select $1, $2 + ordinality - 1, kept_to, received_at, leaf, openings, source, occurred_at, category,
+               action, outcome, actor, acting_for, targets, request_id, trace_id, trace_place
+          from unnest($6) with ordinality as added
     ), tiles as (
         insert into audit.tiles (scope_id, level, index, root, hashes)
         select $1, level, index, root, hashes
-          from unnest($23::smallint[], $24::bigint[], $25::bytea[], $26::bytea[]) as added (level, index, root, hashes)
+          from unnest($7::smallint[], $8::bigint[], $9::bytea[], $10::bytea[]) as added (level, index, root, hashes)
     )
     update audit.logs set size = $3, frontier = $4, root = $5, sealed_at = now() where scope_id = $1
 """
@@ -99,7 +93,8 @@ _TO_PUBLISH: Final = """
 _PUBLISHED: Final = "update audit.publications set published_size = $2 where scope_id = $1 and published_size < $2"
 _SIGNED: Final = "select signed_size, signed_note from audit.logs where scope_id = $1"
 _SIGN: Final = "update audit.logs set signed_size = $2, signed_note = $3 where scope_id = $1 and signed_size < $2"
-# A full tile has a row of its own; a partial one is the leaves', or the full tiles', below it.
+# A full tile has a row of its own; a partial one is the leaves', or the full tiles', below it. `limit` takes nothing
+# away. It lets PostgreSQL expect few tiles before it knows how many; else it would plan this anew each time.
 _TILES: Final = """
     select wanted.place, coalesce(
         (select substring(hashes from 1 for wanted.width * 32) from audit.tiles t
@@ -111,7 +106,8 @@ _TILES: Final = """
              else (select string_agg(root, ''::bytea order by t.index) from audit.tiles t
                     where t.scope_id = $1 and t.level = wanted.level - 1 and t.index >= wanted.index * 256
                       and t.index < wanted.index * 256 + wanted.width) end, ''::bytea) as content
-      from unnest($2::int[], $3::bigint[], $4::int[]) with ordinality as wanted (level, index, width, place)
+      from (select * from unnest($2::int[], $3::bigint[], $4::int[]) with ordinality limit cardinality($2))
+           as wanted (level, index, width, place)
 """
 
 
@@ -258,8 +254,7 @@ class PostgresStore:
         hashes = [candidate.leaf_hash for candidate in candidates]
         growth = grow(head, hashes, await self._tiles(connection, scope, partial_tiles(head.size, len(hashes))))
         grown, filled = growth.head, growth.filled
-        events = [candidate.event for candidate in candidates]
-        names = [candidate.stored_names() for candidate in candidates]
+        added = enumerate(zip(candidates, kept, strict=True), head.size)
         await connection.execute(
             _APPEND,
             scope,
@@ -267,26 +262,7 @@ class PostgresStore:
             grown.size,
             list(grown.frontier),
             grown.root,
-            [event.id for event in events],
-            hashes,
-            kept,
-            [candidate.received_at for candidate in candidates],
-            [candidate.leaf for candidate in candidates],
-            [candidate.openings for candidate in candidates],
-            [candidate.source for candidate in candidates],
-            [event.occurred_at for event in events],
-            [event.category for event in events],
-            [event.action for event in events],
-            [event.outcome for event in events],
-            [each.actor for each in names],
-            [each.acting_for for each in names],
-            [_array_text(each.targets) for each in names],
-            [event.request_id for event in events],
-            [event.trace_id for event in events],
-            [
-                None if event.trace_id is None else trace_place(event.trace_id, index)
-                for index, event in enumerate(events, head.size)
-            ],
+            [_appended(index, candidate, kept_to) for index, (candidate, kept_to) in added],
             [full.tile.level for full in filled],
             [full.tile.index for full in filled],
             [full.root for full in filled],
@@ -310,7 +286,25 @@ def _head(row: asyncpg.Record | None) -> Head:
     return Head(row["size"], tuple(row["frontier"]), row["root"])
 
 
-def _array_text(texts: Sequence[str]) -> str:
-    """Return texts as PostgreSQL spells an array of them; JSON would take a subquery an entry."""
-    quoted = (searchable(text).replace("\\", "\\\\").replace('"', '\\"') for text in texts)
-    return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
+def _appended(index: int, candidate: Candidate, kept_to: date) -> tuple[object, ...]:
+    """Return an entry as a value of `audit.appended`."""
+    event, names = candidate.event, candidate.stored_names()
+    return (
+        event.id,
+        candidate.leaf_hash,
+        kept_to,
+        candidate.received_at,
+        candidate.leaf,
+        candidate.openings,
+        candidate.source,
+        event.occurred_at,
+        event.category,
+        event.action,
+        event.outcome,
+        names.actor,
+        names.acting_for,
+        [searchable(target) for target in names.targets],
+        event.request_id,
+        event.trace_id,
+        None if event.trace_id is None else trace_place(event.trace_id, index),
+    )
