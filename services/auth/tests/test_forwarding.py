@@ -33,7 +33,7 @@ class FakeConnection:
     async def subscribe(self, _subject: str, cb: Callable[[Any], Awaitable[None]]) -> None:
         del cb
 
-    async def flush(self) -> None:
+    async def flush(self, timeout: int = 10) -> None:
         pass
 
     async def publish(self, subject: str, _body: bytes, **_options: object) -> None:

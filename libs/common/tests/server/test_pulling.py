@@ -231,7 +231,9 @@ async def test_what_is_in_hand_when_it_stops_is_finished(
     for _ in range(10):
         await nats_client.jetstream().publish(f"{stream}.x", b"x")
     async with reading(bare_nats.url, stream, 5.0, [], pause=1.5, batch=batch) as received:
-        await asyncio.sleep(0.3)
+        async with asyncio.timeout(5):
+            while (await nats_client.jetstream().consumer_info(stream, "reader")).num_ack_pending < 10:
+                await asyncio.sleep(0.01)
         assert received.batches == []
     assert sum(map(len, received.batches)) == 10
     found = await nats_client.jetstream().consumer_info(stream, "reader")

@@ -33,6 +33,7 @@ from wardmesh.errors import (
     from_problem,
 )
 from wardmesh.headers import DEADLINE_MS
+from wardmesh.round_trip import heard
 from wardmesh.server.broker import GATEWAY
 from wardmesh.server.messaging import Messaging
 from wardmesh.subjects import RpcSubject, reply_inbox
@@ -65,7 +66,7 @@ class Gateway:
         subject = f"_INBOX.*.{GATEWAY}.{self._instance}.*"
         self._messaging.on_disconnect(self._cut_off)
         await self._messaging.nats.subscribe(subject, cb=self._receive)
-        await self._messaging.nats.flush()
+        await heard(self._messaging.nats)
 
     async def forward(self, subject: RpcSubject, body: bytes, headers: Mapping[str, str], *, seconds: float) -> Answer:
         """Send a request and return its answer; raise what the service refused it with."""

@@ -13,6 +13,7 @@ from typing import Final
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from wardmesh.round_trip import heard
 from wardmesh_auth.callout import QUEUE, SERVER_XKEY_HEADER, SUBJECT, Callout, CalloutError
 
 MAX_IN_FLIGHT: Final = 64
@@ -45,4 +46,4 @@ async def respond(
         task.add_done_callback(running.discard)
 
     await connection.subscribe(SUBJECT, queue=QUEUE, cb=take, pending_msgs_limit=MAX_WAITING)
-    await connection.flush()
+    await heard(connection)

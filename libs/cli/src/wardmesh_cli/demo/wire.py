@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 
 from wardmesh.crypto.apikey import ApiKey
 from wardmesh.ids import Principal
+from wardmesh.round_trip import heard
 from wardmesh.tls import connect_options
 from wardmesh_cli.demo.tour import NotShown
 
@@ -45,14 +46,14 @@ class Bare:
         """Subscribe, and return the server's complaint."""
         return await self._complaint(self.client.subscribe(subject), f"subscribe to {subject}")
 
-    async def hear(self, subject: str, heard: list[Msg]) -> None:
-        """Put what arrives on a subject of one's own into `heard`."""
+    async def hear(self, subject: str, landed: list[Msg]) -> None:
+        """Put what arrives on a subject of one's own into `landed`."""
 
         async def take(message: Msg) -> None:
-            heard.append(message)
+            landed.append(message)
 
         await self.client.subscribe(subject, cb=take)
-        await self.client.flush()
+        await heard(self.client)
 
     async def _complaint(self, action: object, what: str) -> str:
         self.complaints.clear()

@@ -36,6 +36,7 @@ from wardmesh.errors import (
     from_problem,
 )
 from wardmesh.ids import Principal, RequestId
+from wardmesh.round_trip import heard
 from wardmesh.subjects import refusal_inbox
 
 OPEN_SECONDS: Final = 5.0
@@ -208,7 +209,7 @@ class Link:
                 await self._client.subscribe(f"{self._prefix}*", future=_Replies(self._on_reply))
                 refusals = refusal_inbox(self._dialling.principal)
                 await self._client.subscribe(refusals, future=_Replies(self._on_refusal))
-                await self._client.flush()
+                await heard(self._client)
         except (nats.errors.Error, OSError, TimeoutError) as error:
             if "authorization violation" in str(error).lower():
                 raise LinkRefused(prompt=loop.time() - started < PROMPT_REFUSAL_SECONDS) from error

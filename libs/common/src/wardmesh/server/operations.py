@@ -57,6 +57,7 @@ from wardmesh.errors import (
 )
 from wardmesh.headers import CAME_FROM, REQUEST_ID
 from wardmesh.ids import RequestId, Scope
+from wardmesh.round_trip import heard
 from wardmesh.server import gates, telemetry
 from wardmesh.server.authenticator import Authenticator
 from wardmesh.server.context import AuditOutbox, Call
@@ -164,7 +165,7 @@ class Operations:
         self._subscription = await client.subscribe(
             RpcSubject.of_service(self.service), queue=QUEUE_GROUP, cb=self._receive
         )
-        await client.flush()  # until the broker has heard of it, it says that nobody answers
+        await heard(client)  # until then the broker says that nobody answers
 
     async def stop(self) -> None:
         """Take no more requests; return when those in hand are answered."""
