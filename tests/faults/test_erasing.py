@@ -1,6 +1,7 @@
 """Erasing people under kill -9: the audit service, the broker and the database die in the middle of it.
 
-Whoever asks repeats the call until it is answered. Then nobody and nothing says any more who was erased; each erasure
+The person goes on acting meanwhile, so that sealers have something in hand at every moment. Whoever asks repeats the
+call until it is answered. Then nobody and nothing says any more who was erased; each erasure
 has one entry and a certificate, and together they count everything that those people did; every proof and export
 verifies; and what others did, whose keys lie in the same files, is there as it was.
 """
@@ -44,8 +45,9 @@ VICTIMS: Final = ("audit", "nats", "postgres")
 """Each is killed while somebody else is being erased."""
 MORE_VICTIMS: Final = ("audit", "audit")
 """At length."""
-MOMENTS: Final = ("called", "noted", "destroyed")
-"""What has happened by then: somebody asked; the erasure is noted beside the keys; the key is no more."""
+MOMENTS: Final = ("called", "retired", "noted", "destroyed")
+"""What has happened by then: somebody asked; the key seals nothing more; what it has sealed is counted, and the erasure
+noted beside the keys; the key is no more."""
 CALL_SECONDS: Final = 5.0
 ANSWERED_SECONDS: Final = 90.0
 """From the first call to its answer: what was killed takes seconds to come back on two busy cores."""
@@ -84,10 +86,13 @@ class World:
         await start_again(self.mesh, victim)
 
     async def has_happened(self, moment: str, person: Subject) -> bool:
+        if moment == "called":
+            return True
         scope = self.tenant.workspace
-        if moment == "noted":
-            return await self.keys.begun(scope, person.user) is not None
-        return moment == "called" or not await self.keys.find(scope, [person.user])
+        retired = await self.keys.retired(scope, person.user) is not None
+        if moment == "retired":
+            return retired
+        return await self.keys.begun(scope, person.user) is not None and (moment == "noted" or not retired)
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +147,8 @@ async def erase_under_kill(world: World, owner: Mesh, victim: str, person: Subje
             comes_back = False
             await world.emit(person.act(rng))
 
+    over = asyncio.Event()
+    acting = asyncio.create_task(goes_on_acting(world, person, over, rng))
     asking = asyncio.create_task(erase(owner, person, between))
     while not asking.done() and not await world.has_happened(moment, person):
         await asyncio.sleep(0)
@@ -150,6 +157,14 @@ async def erase_under_kill(world: World, owner: Mesh, victim: str, person: Subje
     TOTALS[f"{victim} killed when {passed[-1]}"] += 1
     await world.kill(victim)
     TOTALS["lost answers" if await asking is None else "answers"] += 1
+    over.set()
+    await acting
+
+
+async def goes_on_acting(world: World, person: Subject, until: asyncio.Event, rng: random.Random) -> None:
+    while not until.is_set():
+        await world.emit(person.act(rng))
+        await asyncio.sleep(rng.uniform(0.0, 0.01))
 
 
 async def others_act(world: World, others: Sequence[Subject], until: asyncio.Event, rng: random.Random) -> None:
@@ -243,4 +258,3 @@ async def hunt_for(
     }
     traits = [trait for person in people for trait in person.traits()]
     assert [str(each) for each in hunt([*traits, *keys], places).findings] == []
-    # DEBUG

@@ -30,6 +30,7 @@ from wardmesh_audit.keeping import FOR_EVER, NEVER, Policy, kept_to
 from wardmesh_audit.ports import (
     NO_NAMES,
     NOTHING,
+    Check,
     Kept,
     Located,
     Place,
@@ -79,10 +80,17 @@ class FakeLog(Failing):
 
     def __init__(self) -> None:
         self.rows: dict[Scope, Rows] = defaultdict(Rows)
+        self.appending: dict[Scope, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._locks: dict[Scope, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def seal(self, scope: Scope, candidates: Sequence[Candidate]) -> Sealed:
+    async def seal(self, scope: Scope, candidates: Sequence[Candidate], check: Check | None = None) -> Sealed:
         self._fail()
+        async with self.appending[scope]:
+            if check is not None:
+                await check()
+            return self._appended(scope, candidates)
+
+    def _appended(self, scope: Scope, candidates: Sequence[Candidate]) -> Sealed:
         rows = self.rows[scope]
         before = rows.head
         known = {event_id for event_id, _ in rows.leaves}

@@ -50,7 +50,8 @@ class FakePeople:
             self.outbox.append((scope, told))
 
     async def acts(self, scope: Scope, pseudonym: UserId) -> int:
-        return len(self._of(scope, pseudonym))
+        async with self._log.appending[scope]:
+            return len(self._of(scope, pseudonym))
 
     async def erasures(self, tenant: TenantContext, limit: int) -> Sequence[Erasure]:
         return sorted(self.rows[scope_of(tenant)], key=lambda each: each.erased_at, reverse=True)[:limit]

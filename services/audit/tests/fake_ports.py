@@ -38,6 +38,9 @@ class FakeKeys(Failing):
 
     def __init__(self) -> None:
         self.people: dict[tuple[Scope, UserId], SubjectKey] = {}
+        self.out_of_use: dict[tuple[Scope, UserId], SubjectKey] = {}
+        self.remembered: dict[tuple[Scope, UserId], SubjectKey] = {}
+        """Given out `to_seal`, until it turns out to be retired."""
         self.erasures: dict[tuple[Scope, UserId], PendingErasure] = {}
 
     async def get_or_make(self, scope: Scope, subjects: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
@@ -50,18 +53,44 @@ class FakeKeys(Failing):
                 self.people[scope, who] = SubjectKey(who, os.urandom(KEY_BYTES))
         return {who: self.people[scope, who] for who in subjects}
 
+    async def to_seal(self, scope: Scope, subjects: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
+        self._fail()
+        for who, key in self.made(scope, [who for who in subjects if (scope, who) not in self.remembered]).items():
+            self.remembered[scope, who] = key
+        return {who: self.remembered[scope, who] for who in subjects}
+
+    async def in_use(self, scope: Scope, keys: Collection[SubjectKey]) -> bool:
+        self._fail()
+        gone = [key.subject for key in keys if self.people.get((scope, key.subject)) != key]
+        for who in gone:
+            self.remembered.pop((scope, who), None)
+        return not gone
+
     async def find(self, scope: Scope, subjects: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
         self._fail()
         return {who: self.people[scope, who] for who in subjects if (scope, who) in self.people}
 
     async def named(self, scope: Scope, pseudonyms: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
         self._fail()
-        keys = [key for (of, _), key in self.people.items() if of == scope]
+        keys = [key for (of, _), key in (*self.people.items(), *self.out_of_use.items()) if of == scope]
         return {key.pseudonym: key for key in keys if key.pseudonym in pseudonyms}
 
-    async def destroy(self, scope: Scope, subject: UserId) -> None:
+    async def retire(self, scope: Scope, subject: UserId) -> SubjectKey | None:
         self._fail()
-        self.people.pop((scope, subject), None)
+        name = scope, subject
+        if name not in self.out_of_use and name in self.people:
+            self.out_of_use[name] = self.people.pop(name)
+        return self.out_of_use.get(name)
+
+    async def retired(self, scope: Scope, subject: UserId) -> SubjectKey | None:
+        self._fail()
+        return self.out_of_use.get((scope, subject))
+
+    async def destroy(self, scope: Scope, key: SubjectKey) -> None:
+        self._fail()
+        for keys in (self.people, self.out_of_use):
+            if keys.get((scope, key.subject)) == key:
+                del keys[scope, key.subject]
 
     async def begun(self, scope: Scope, subject: UserId) -> PendingErasure | None:
         self._fail()

@@ -103,7 +103,7 @@ class World:
         made = decode_envelope(
             AuditSubject(self.scope, source).format(), envelope(*events), NOW, random=os.urandom
         ).candidates
-        await self.store.seal(self.scope, await self.subjects.protect(self.scope, made))
+        await self.store.seal(self.scope, *await self.subjects.protect(self.scope, made))
 
     async def relay(self) -> list[AuditEvent]:
         """Seal what waits in the outbox."""

@@ -84,7 +84,7 @@ async def test_people_are_named_to_the_endpoint_and_nowhere_in_the_rows(world: W
     listed = await world.service.list(world.admin.ask(ADD_FORWARDER), None)  # type: ignore[arg-type]
     assert [each.filter for each in listed.forwarders] == [Filter(target=user), Filter(actor=user)]
 
-    await KEYS.destroy(world.admin.scope, user)
+    await KEYS.destroy(world.admin.scope, KEYS.made(world.admin.scope, [user])[user])
     await world.seal(1)
     await world.round()
     listed = await world.service.list(world.admin.ask(ADD_FORWARDER), None)  # type: ignore[arg-type]

@@ -76,7 +76,7 @@ async def test_rows_name_people_by_pseudonyms_that_two_scopes_do_not_share() -> 
 async def test_without_a_key_its_person_is_withheld_and_nobody_else() -> None:
     person = UserId.new()
     candidate = of_person(actor=person)
-    await KEYS.destroy(SCOPE, person)
+    await KEYS.destroy(SCOPE, KEYS.made(SCOPE, [person])[person])
 
     (entry,) = await SUBJECTS.entries(SCOPE, [stored(candidate)])
 

@@ -166,7 +166,7 @@ async def test_somebody_who_may_only_erase_sees_the_holds_all_the_same(world: Wo
         await world.erasing.erase(only.ask(contracts.ERASE), Erase(subject=person))
 
 
-STEPS = ("begin", "destroy", "forget", "add", "commit", "end")
+STEPS = ("retire", "acts", "begin", "destroy", "forget", "add", "commit", "end")
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["before", "after"])
@@ -205,7 +205,8 @@ async def test_a_crash_at_any_step_is_gone_on_with_by_the_same_call(
         elif step == "forget":
             patched.setattr(world.letters, "forget", breaking(world.letters.forget))
         else:
-            patched.setattr(world.keys, step, breaking(getattr(world.keys, step)))
+            owner = world.people if step == "acts" else world.keys
+            patched.setattr(owner, step, breaking(getattr(owner, step)))
         with pytest.raises(ServiceUnavailable):
             await world.erase(person)
 
@@ -226,11 +227,13 @@ async def test_a_crash_at_any_step_is_gone_on_with_by_the_same_call(
         await again.erase(person)
 
 
-@pytest.mark.parametrize(("owner", "step"), [(KeyFolder, "destroy"), (ErasureRows, "add")])
+@pytest.mark.parametrize(
+    ("owner", "step"), [(PostgresPeople, "acts"), (KeyFolder, "begin"), (KeyFolder, "destroy"), (ErasureRows, "add")]
+)
 async def test_what_came_between_crashes_is_erased_and_counted_whatever_became_of_the_key(
     world: World, monkeypatch: pytest.MonkeyPatch, owner: type, step: str
 ) -> None:
-    """Twice: with the first key still there, or with another one each time."""
+    """Twice: with the first key retired and still there, or with another one each time."""
     person = UserId.new()
     await world.acts(person)
     for _ in range(2):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 from fake_log import FakeLog
-from fake_ports import LETTERS, SUBJECTS, FakeEmitter, FakePublisher
+from fake_ports import LETTERS, SUBJECTS, FakeEmitter, FakeKeys, FakePublisher
 from makers import Delivered, delivered, event, seal_all
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -18,14 +18,14 @@ from wardmesh.contracts.audit import SealedEntries
 from wardmesh.contracts.operation import Category
 from wardmesh.errors import AuditUnavailable, ServiceUnavailable
 from wardmesh.headers import TRACE_PARENT
-from wardmesh.ids import OrgId, WorkspaceId
+from wardmesh.ids import OrgId, Scope, UserId, WorkspaceId
 from wardmesh.server.database_errors import DatabaseBusy, DatabaseDefect, DatabaseUnavailable
 from wardmesh.server.messages import MESSAGE_ID_HEADER
-from wardmesh_audit import domain, sealer
+from wardmesh_audit import domain, sealer, subjects
 from wardmesh_audit.domain import Candidate, Stored, decode_leaf
 from wardmesh_audit.errors import LogDamaged
 from wardmesh_audit.letters import MAX_DEAD_BYTES, Letter
-from wardmesh_audit.ports import Sealed
+from wardmesh_audit.ports import Check, Sealed
 from wardmesh_audit.sealer import (
     DAMAGED_RETRY_SECONDS,
     PUBLISH_BYTES,
@@ -33,6 +33,7 @@ from wardmesh_audit.sealer import (
     RETRY_SECONDS,
     Sealer,
 )
+from wardmesh_audit.subjects import Subjects
 
 ONE, OTHER = WorkspaceId.new(), WorkspaceId.new()
 
@@ -120,6 +121,55 @@ async def test_what_cannot_be_sealed_now_comes_again(sealing: Sealer, fake_log: 
     assert message.outcome == RETRY_SECONDS
 
 
+async def test_what_was_sealed_by_a_retired_key_is_sealed_by_the_next(
+    fake_log: FakeLog, publisher: FakePublisher, emitter: FakeEmitter
+) -> None:
+    keys, person = FakeKeys(), UserId.new()
+    sealing = Sealer(fake_log, publisher, emitter, Subjects(keys), LETTERS)
+    await seal_all(sealing, [delivered(ONE, event(actor=person))])
+    first = await keys.retire(ONE, person)
+    message = delivered(ONE, event(actor=person))
+    await seal_all(sealing, [message])
+    second = keys.people[ONE, person]
+    assert message.outcome == "acknowledged"
+    assert first is not None
+    assert [names.actor for names in fake_log.rows[ONE].names.values()] == [first.pseudonym, second.pseudonym]
+
+
+async def test_who_is_erased_again_and_again_is_sealed_later(
+    fake_log: FakeLog, publisher: FakePublisher, emitter: FakeEmitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, asked = FakeKeys(), 0
+
+    async def never(*_: object) -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    monkeypatch.setattr(keys, "in_use", never)
+    message, other = delivered(ONE, event(actor=UserId.new())), delivered(OTHER, event())
+    await seal_all(Sealer(fake_log, publisher, emitter, Subjects(keys), LETTERS), [message, other])
+    assert (message.outcome, other.outcome) == (RETRY_SECONDS, "acknowledged")
+    assert asked == sealer.ATTEMPTS
+    assert fake_log.rows[ONE].head.size == 0
+
+
+async def test_a_folder_that_hangs_does_not_hold_the_log(
+    fake_log: FakeLog, publisher: FakePublisher, emitter: FakeEmitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = FakeKeys()
+
+    async def hanging(*_: object) -> bool:
+        return await asyncio.Event().wait()
+
+    monkeypatch.setattr(keys, "in_use", hanging)
+    monkeypatch.setattr(subjects, "CHECK_SECONDS", 0.01)
+    message = delivered(ONE, event(actor=UserId.new()))
+    await seal_all(Sealer(fake_log, publisher, emitter, Subjects(keys), LETTERS), [message])
+    assert message.outcome == RETRY_SECONDS
+    assert not fake_log.appending[ONE].locked()
+
+
 @pytest.mark.parametrize("failure", [LogDamaged("x"), RuntimeError(), DatabaseDefect("x", sqlstate="42703")])
 async def test_what_somebody_must_repair_waits_and_is_not_buried(
     sealing: Sealer, fake_log: FakeLog, publisher: FakePublisher, failure: Exception
@@ -188,10 +238,10 @@ async def test_a_dead_letter_fits_a_message(sealing: Sealer, publisher: FakePubl
 class Picky(FakeLog):
     """Has no room for one particular action."""
 
-    async def seal(self, scope: WorkspaceId, candidates: tuple[Candidate, ...]) -> Sealed:  # type: ignore[override]
+    async def seal(self, scope: Scope, candidates: Sequence[Candidate], check: Check | None = None) -> Sealed:
         if any(candidate.event.action == "no.room" for candidate in candidates):
             raise DatabaseDefect("UntranslatableCharacter", sqlstate="22P05")
-        return await super().seal(scope, candidates)
+        return await super().seal(scope, candidates, check)
 
 
 async def test_the_one_message_that_fits_no_column_is_found(publisher: FakePublisher, emitter: FakeEmitter) -> None:
@@ -206,7 +256,7 @@ async def test_the_one_message_that_fits_no_column_is_found(publisher: FakePubli
 
 async def test_telling_of_a_rejection_that_is_rejected_ends(publisher: FakePublisher, emitter: FakeEmitter) -> None:
     class Closed(FakeLog):
-        async def seal(self, scope: WorkspaceId, candidates: tuple[Candidate, ...]) -> Sealed:  # type: ignore[override]
+        async def seal(self, scope: Scope, candidates: Sequence[Candidate], check: Check | None = None) -> Sealed:
             raise DatabaseDefect("x", sqlstate="22P05")
 
     about = delivered(ONE, event(action=domain.REJECTED), source="audit")
@@ -250,9 +300,9 @@ async def test_a_scope_with_much_to_seal_gets_several_transactions(
     sizes: list[int] = []
     original = fake_log.seal
 
-    async def counting(scope: WorkspaceId, candidates: Sequence[Candidate]) -> Sealed:
+    async def counting(scope: Scope, candidates: Sequence[Candidate], check: Check | None) -> Sealed:
         sizes.append(len(candidates))
-        return await original(scope, candidates)
+        return await original(scope, candidates, check)
 
     monkeypatch.setattr(fake_log, "seal", counting)
     monkeypatch.setattr(sealer, "TRANSACTION_EVENTS", 10)
@@ -282,10 +332,10 @@ async def test_a_batch_is_taken_while_the_last_is_at_the_database(
     answers = asyncio.Event()
     original = fake_log.seal
 
-    async def slow(scope: WorkspaceId, candidates: Sequence[Candidate]) -> Sealed:
+    async def slow(scope: Scope, candidates: Sequence[Candidate], check: Check | None) -> Sealed:
         if candidates[0].event.id == first.id:
             await answers.wait()
-        return await original(scope, candidates)
+        return await original(scope, candidates, check)
 
     monkeypatch.setattr(fake_log, "seal", slow)
     first, second, others = event(), event(), event()
@@ -309,13 +359,13 @@ async def test_what_is_under_way_has_a_bound(
     under_way = 0
     original = fake_log.seal
 
-    async def counting(scope: WorkspaceId, candidates: Sequence[Candidate]) -> Sealed:
+    async def counting(scope: Scope, candidates: Sequence[Candidate], check: Check | None) -> Sealed:
         nonlocal under_way
         under_way += 1
         at_once.append(under_way)
         await asyncio.sleep(0.001)
         under_way -= 1
-        return await original(scope, candidates)
+        return await original(scope, candidates, check)
 
     monkeypatch.setattr(fake_log, "seal", counting)
     for _ in range(3):

@@ -32,7 +32,7 @@ from wardmesh_audit.behalf import the_log
 from wardmesh_audit.domain import Candidate
 from wardmesh_audit.letter_box import StreamLetters
 from wardmesh_audit.letters import MAX_DEAD_BYTES, Letter
-from wardmesh_audit.ports import Sealed, SignedMeanwhile
+from wardmesh_audit.ports import Check, Sealed, SignedMeanwhile
 from wardmesh_audit.proofs import Head, SignedHead
 from wardmesh_audit.sealer import Sealer
 from wardmesh_audit.signing import BucketMemory, LogSigner
@@ -209,8 +209,8 @@ async def test_what_a_sealer_had_pulled_when_it_was_stopped_is_at_once_anothers(
 class DyingStore(PostgresStore):
     """Commits, and then the process is gone: nobody publishes, nobody acknowledges, nobody asks for a retry."""
 
-    async def seal(self, scope: Scope, candidates: Sequence[Candidate]) -> Sealed:
-        await super().seal(scope, candidates)
+    async def seal(self, scope: Scope, candidates: Sequence[Candidate], check: Check | None = None) -> Sealed:
+        await super().seal(scope, candidates, check)
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -255,11 +255,11 @@ class AwayStore(PostgresStore):
 
     failures = 2
 
-    async def seal(self, scope: Scope, candidates: Sequence[Candidate]) -> Sealed:
+    async def seal(self, scope: Scope, candidates: Sequence[Candidate], check: Check | None = None) -> Sealed:
         if self.failures:
             self.failures -= 1
             raise ServiceUnavailable
-        return await super().seal(scope, candidates)
+        return await super().seal(scope, candidates, check)
 
 
 async def test_what_could_not_be_sealed_comes_again(

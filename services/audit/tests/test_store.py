@@ -20,6 +20,7 @@ from wardmesh.server.database import Database
 from wardmesh.server.tenant import TenantContext
 from wardmesh_audit.behalf import the_log
 from wardmesh_audit.domain import decode_leaf
+from wardmesh_audit.errors import KeyRetired
 from wardmesh_audit.ports import Located, LogStore
 from wardmesh_audit.proofs import Head, SignedHead
 from wardmesh_audit.store import _KNOWN, _TILES, PostgresStore
@@ -60,6 +61,31 @@ async def test_an_event_is_sealed_once_for_ever(store: LogStore, operator: Perso
     only_known = await store.seal(operator.scope, candidates(operator.scope, known, new))
     assert (len(only_known.added), only_known.known) == (0, 2)
     assert (await store.head(tenant(operator))).size == 2
+
+
+async def test_what_must_be_true_is_asked_in_turn_and_nothing_is_appended_if_it_is_not(
+    store: LogStore, operator: Person
+) -> None:
+    under_way, most = 0, 0
+
+    async def check() -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.01)
+        under_way -= 1
+
+    batches = [candidates(operator.scope, event()) for _ in range(5)]
+    await asyncio.gather(*(store.seal(operator.scope, batch, check) for batch in batches))
+    assert most == 1
+    assert (await store.head(tenant(operator))).size == 5
+
+    async def refuse() -> None:
+        raise KeyRetired
+
+    with pytest.raises(KeyRetired):
+        await store.seal(operator.scope, candidates(operator.scope, event()), refuse)
+    assert (await store.head(tenant(operator))).size == 5
 
 
 async def test_the_same_event_may_be_in_two_logs(store: LogStore, person: Callable[..., Person]) -> None:

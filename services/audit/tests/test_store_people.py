@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 
+import asyncpg
 import pytest
 from fake_log import FakeLog
 from fake_people import FakePeople
@@ -16,12 +18,14 @@ from wardmesh.contracts.audit import ERASE, PLACE_HOLD, AuditEvent, Erasure
 from wardmesh.contracts.operation import Level
 from wardmesh.errors import UnderHold
 from wardmesh.ids import AgentId, EventId, Scope, UserId
-from wardmesh.server.database import Database
+from wardmesh.server.database import Database, DatabaseRefused
 from wardmesh.server.tenant import TenantContext
 from wardmesh_audit.behalf import the_log
 from wardmesh_audit.store import PostgresStore
 from wardmesh_audit.store_people import PostgresPeople
 from wardmesh_audit.store_retention import PostgresRetention
+
+_WAITS_FOR_HOLDS = "select exists (select from pg_locks where locktype = 'advisory' and not granted)"
 
 
 @dataclass
@@ -129,6 +133,42 @@ async def test_ones_own_are_counted_and_read_in_pages(stores: Stores, owner: Per
     assert seen == mine[::-1]
     nobody = await stores.people.own(as_person(scope, UserId.new()), before=None, limit=4)
     assert (list(nobody.entries), nobody.reached) == ([], 0)
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["a log", "the first entry"])
+async def test_who_is_appending_is_waited_for_and_counted(stores: Stores, owner: Person, there: bool) -> None:
+    me, scope = UserId.new(), owner.scope
+    if there:
+        await stores.log.seal(scope, candidates(scope, event(actor=me)))
+    its_turn, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def check() -> None:
+        its_turn.set()
+        await may_go_on.wait()
+
+    sealing = asyncio.create_task(stores.log.seal(scope, candidates(scope, event(actor=me)), check))
+    await its_turn.wait()
+    counting = asyncio.create_task(stores.people.acts(scope, KEYS.made(scope, [me])[me].pseudonym))
+    await asyncio.sleep(0.1)
+    assert not counting.done()
+    may_go_on.set()
+    assert await counting == there + 1
+    await sealing
+
+
+async def test_who_erases_does_not_wait_for_who_prunes_and_waits_for_it(
+    database: Database, owner: Person, superuser: asyncpg.Connection
+) -> None:
+    """Pruning has the head in hand while it waits for the holds' lock, which who erases has."""
+    people, retention = PostgresPeople(database, Outbox()), PostgresRetention(database, Outbox())
+    await PostgresStore(database).seal(owner.scope, candidates(owner.scope, event()))
+    async with people.erasing(owner.ask(ERASE)):
+        pruning = asyncio.create_task(retention.prune(owner.scope, NOW.date()))
+        while not await superuser.fetchval(_WAITS_FOR_HOLDS):
+            await asyncio.sleep(0.01)
+        assert await people.acts(owner.scope, UserId.new()) == 0
+    with pytest.raises(DatabaseRefused):  # nothing of the kind was announced
+        await pruning
 
 
 async def test_a_page_of_ones_own_has_an_answers_bytes(stores: Stores, owner: Person) -> None:

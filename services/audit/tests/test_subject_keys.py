@@ -55,13 +55,42 @@ async def test_what_was_destroyed_is_gone_and_who_comes_again_has_another(keys: 
     person, other = UserId.new(), UserId.new()
     before = await keys.get_or_make(SCOPE, [person, other])
     for _ in range(2):  # it may be repeated
-        await keys.destroy(SCOPE, person)
+        await keys.destroy(SCOPE, before[person])
 
     assert await keys.find(SCOPE, [person, other]) == {other: before[other]}
     assert await keys.named(SCOPE, [before[person].pseudonym]) == {}
     after = (await keys.get_or_make(SCOPE, [person]))[person]
     assert after.secret != before[person].secret
     assert after.pseudonym != before[person].pseudonym
+    await keys.destroy(SCOPE, before[person])  # by whoever was late
+    assert await keys.find(SCOPE, [person]) == {person: after}
+
+
+async def test_what_is_retired_opens_and_seals_nothing_more(keys: SubjectKeys) -> None:
+    person, other = UserId.new(), UserId.new()
+    before = await keys.to_seal(SCOPE, [person, other])
+    assert before == await keys.get_or_make(SCOPE, [person, other])
+    assert await keys.in_use(SCOPE, before.values())
+    assert await keys.retired(SCOPE, person) is None
+    for _ in range(2):  # it may be repeated
+        assert await keys.retire(SCOPE, person) == await keys.retired(SCOPE, person) == before[person]
+
+    assert not await keys.in_use(SCOPE, before.values())
+    assert await keys.in_use(SCOPE, [before[other]])
+    assert await keys.find(SCOPE, [person, other]) == {other: before[other]}
+    assert await keys.named(SCOPE, [before[person].pseudonym]) == {before[person].pseudonym: before[person]}
+    after = await keys.to_seal(SCOPE, [person, other])
+    assert after[person].secret != before[person].secret
+    assert await keys.in_use(SCOPE, after.values())
+    assert await keys.retire(SCOPE, person) == before[person], "the one before it is not destroyed yet"
+    assert await keys.in_use(SCOPE, after.values())
+
+    await keys.destroy(SCOPE, before[person])
+    assert await keys.retired(SCOPE, person) is None
+    assert await keys.named(SCOPE, [before[person].pseudonym]) == {}
+    assert await keys.in_use(SCOPE, after.values())
+    assert await keys.retire(SCOPE, person) == after[person]
+    assert await keys.retire(SCOPE, UserId.new()) is None
 
 
 async def test_an_erasure_is_remembered_until_it_ends(keys: SubjectKeys) -> None:
@@ -90,7 +119,10 @@ async def test_processes_share_a_folder(folder: Path) -> None:
     made = await asyncio.gather(*(each.get_or_make(SCOPE, [person]) for each in [one, other] * 8))
     assert len({found[person].secret for found in made}) == 1
 
-    await other.destroy(SCOPE, person)  # `one` has it in memory
+    assert await one.to_seal(SCOPE, [person]) == made[0]
+    await other.retire(SCOPE, person)  # `one` has it in memory
+    assert not await one.in_use(SCOPE, made[0].values())
+    await other.destroy(SCOPE, made[0][person])
     assert await one.find(SCOPE, [person]) == {}
     assert await one.named(SCOPE, [made[0][person].pseudonym]) == {}
     assert (await one.get_or_make(SCOPE, [person]))[person] == (await other.get_or_make(SCOPE, [person]))[person]
@@ -124,21 +156,22 @@ async def test_names_tell_nothing_and_only_the_owner_reads(folder: Path) -> None
 
 async def test_nothing_of_a_destroyed_key_is_left_in_its_file(folder: Path) -> None:
     keys, person = KeyFolder.open(folder), UserId.new()
-    await keys.get_or_make(SCOPE, [person])
+    key = (await keys.get_or_make(SCOPE, [person]))[person]
     file = _only(folder / "people")
     with file.open("rb") as opened:  # as somebody has it who is reading at this moment
         assert person.encode() in opened.read()
-        await keys.destroy(SCOPE, person)
+        await keys.retire(SCOPE, person)
+        await keys.destroy(SCOPE, key)
         opened.seek(0)
         assert opened.read().strip(b"\0\n") == b""
-    assert _files(folder / "people") == _files(folder / "pseudonyms") == []
+    assert _files(folder / "people") == _files(folder / "pseudonyms") == _files(folder / "retired") == []
 
 
 async def test_of_keys_that_were_made_at_once_one_is_destroyed_and_the_others_stay(folder: Path) -> None:
     keys, people = KeyFolder.open(folder), [UserId.new() for _ in range(150)]
     made = await keys.get_or_make(SCOPE, people)
     assert len({file.stat().st_ino for file in _files(folder / "people")}) == 3, "three files, each with many names"
-    await keys.destroy(SCOPE, people[70])
+    await keys.destroy(SCOPE, made[people[70]])
 
     kept = {who: key for who, key in made.items() if who != people[70]}
     for each in (keys, KeyFolder.open(folder)):
@@ -181,13 +214,15 @@ async def test_what_a_crash_left_of_keys_that_nobody_was_given_names_nobody_once
             await keys.get_or_make(SCOPE, people)
     after = KeyFolder.open(folder)
     kept = {who: (await after.get_or_make(SCOPE, [who]))[who] for who in people}
-    await after.destroy(SCOPE, erased := people.pop())
+    await after.destroy(SCOPE, kept[erased := people.pop()])
+    retired = await after.retire(SCOPE, people[0])  # has a name, if not the one that it was given
     for file in (folder / "people").glob(".*"):
         os.utime(file, (0, 0))
     swept = KeyFolder.open(folder)
     assert list((folder / "people").glob(".*")) == []
     assert erased.encode() not in b"".join(file.read_bytes() for file in _files(folder))
-    assert await swept.find(SCOPE, people) == await after.find(SCOPE, people) == {who: kept[who] for who in people}
+    assert await swept.retired(SCOPE, people[0]) == retired == kept[people[0]]
+    assert await swept.find(SCOPE, people) == await after.find(SCOPE, people) == {people[1]: kept[people[1]]}
     assert len(await swept.named(SCOPE, [kept[who].pseudonym for who in people])) == 2
 
 
@@ -199,7 +234,7 @@ async def test_a_crash_between_any_two_steps_is_repaired_by_the_next_who_asks(
         keys, person = KeyFolder.open(folder), UserId.new()
         taken, crashed = 0, False
         with monkeypatch.context() as patched:
-            for name in ("link", "fsync", "pwrite", "unlink"):
+            for name in ("link", "rename", "fsync", "pwrite", "unlink"):
                 real = getattr(os, name)
 
                 def dying(*args: object, real: object = real, last: int = step, **options: object) -> object:
@@ -211,15 +246,20 @@ async def test_a_crash_between_any_two_steps_is_repaired_by_the_next_who_asks(
 
                 patched.setattr(subject_keys.os, name, dying)
             try:
-                await keys.get_or_make(SCOPE, [person])
-                await keys.destroy(SCOPE, person)
+                made = (await keys.get_or_make(SCOPE, [person]))[person]
+                await keys.retire(SCOPE, person)
+                await keys.destroy(SCOPE, made)
             except ServiceUnavailable:
                 crashed = True
 
         after = KeyFolder.open(folder)
         key = (await after.get_or_make(SCOPE, [person]))[person]
         assert await after.named(SCOPE, [key.pseudonym]) == {key.pseudonym: key}
-        await after.destroy(SCOPE, person)
+        if (left := await after.retired(SCOPE, person)) is not None:
+            await after.destroy(SCOPE, left)
+        assert await after.retire(SCOPE, person) == key
+        await after.destroy(SCOPE, key)
+        assert _files(folder / "retired") == []
         assert await after.find(SCOPE, [person]) == await after.named(SCOPE, [key.pseudonym]) == {}
         assert all(not file.read_bytes().strip(b"\0\n") for file in _files(folder / "pseudonyms"))
         if not crashed:

@@ -1,11 +1,14 @@
 """Erasing a person from a scope's log, and showing persons what is theirs.
 
-    hold? → note the erasure → destroy the key, and that of the scope's dead letters
+    hold? → retire the key → wait for who is appending, and count → note the erasure
+          → destroy the key, and that of the scope's dead letters
           → row, entry and audit event, in one transaction → forget the note
 
 What always holds:
 - Nothing is erased under a legal hold, also one that is placed at this moment: who erases and who holds wait for each
   other.
+- The number is exact. Nobody appends by a key that is retired (`subjects`), and who was appending is waited for; so all
+  that the key will ever have sealed is counted, whichever server dies.
 - The note is beside the keys before the key is destroyed, and stays until the database knows. So after a crash between
   any two steps, the same call goes on with the same erasure, and nothing is left that names the person but what the
   call itself brings. It counts what was under the key that is gone, and what came under another one since.
@@ -81,17 +84,16 @@ class ErasingService:
         # Before anything: what is destroyed without a certificate, nobody could show to have been.
         head = await self._prover.signed_head(scope)
         async with self._one_at_once, self._store.erasing(call) as rows:
-            key = (await self._keys.find(scope, [subject])).get(subject)
             begun = await self._keys.begun(scope, subject)
             erasure = None if begun is None else await rows.find(begun.erasure_id)
-            if erasure is None or key is not None:
-                if erasure is not None:  # ended but for its note: this one is about what came since
-                    begun = None
-                if key is not None:
+            if erasure is not None:  # ended but for its note: this one is about what came since
+                begun = None
+            # What a call left that a crash cut off, and what is in use since.
+            for taken in (self._keys.retired, self._keys.retire):
+                if (key := await taken(scope, subject)) is not None:
                     begun = await self._begin(scope, key, begun)
-                elif begun is None:
-                    raise NothingToErase
-                await self._keys.destroy(scope, subject)
+                    await self._keys.destroy(scope, key)
+            if begun is not None:
                 await self._letters.forget(scope)
                 certificate = ErasureCertificate(
                     self._signer.origin(scope), begun.erasure_id, self._clock(), begun.entries, head.size, head.root
@@ -103,11 +105,13 @@ class ErasingService:
                     certificate=self._signer.sign_note(scope, certificate.text()).decode(),
                 )
                 await rows.add(erasure, _told(erasure))
+            if erasure is None:
+                raise NothingToErase
         await self._keys.end(scope, subject)
         return Erased(**dict(erasure), verifier_key=self._signer.verifier_key(scope))
 
     async def _begin(self, scope: Scope, key: SubjectKey, begun: PendingErasure | None) -> PendingErasure:
-        """Note, durably, what is about to be erased: what this key is about, and all that was when it was begun."""
+        """Note, durably, what is about to be erased: what this retired key is about, and all that was noted before."""
         acts, mark = await self._store.acts(scope, key.pseudonym), _mark(key)
         if begun is None:
             pending = PendingErasure(EventId.new(), acts, mark)

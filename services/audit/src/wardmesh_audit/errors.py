@@ -13,6 +13,7 @@
     └── OtherKeys           the folder of people's keys is not the one that this database was written with
     ServiceUnavailable
     ├── SigningRefused      the head does not extend what was signed before: nothing is signed until people have looked
+    ├── KeyRetired          somebody is erased at this moment, whose key was about to be used
     ├── BooksDiffer         the database and the broker remember two trees of one size that we cosigned
     └── NotWitnessed        the policy asks for more cosignatures than could be had
     NotFound
@@ -88,6 +89,10 @@ class OtherKeys(InternalError):
             "WARDMESH_AUDIT_SUBJECT_KEYS_DIR is not the folder that this database was written with. Mount that one "
             "for every replica; docs/operations.md says what to do if it is lost."
         )
+
+
+class KeyRetired(ServiceUnavailable):
+    """What was sealed by a key must not be stored any more: nobody would count it, and nobody could read it."""
 
 
 class SigningRefused(ServiceUnavailable):

@@ -124,7 +124,8 @@ class Letters:
 
     async def forget(self, scope: Scope) -> None:
         """Make every letter of the scope unreadable. MUST NOT be undone by anything but a letter that comes later."""
-        await self._keys.destroy(scope, _NOBODY)
+        if (key := (await self._keys.find(scope, [_NOBODY])).get(_NOBODY)) is not None:
+            await self._keys.destroy(scope, key)
 
 
 def _context(scope: Scope, entry: EventId) -> bytes:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import date, datetime
 from types import MappingProxyType
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from wardmesh.audit_pruning import Announcement
 from wardmesh.contracts.audit import AuditEvent, Erasure, Filter, Hold, KeptRun, Position, Pruning, Retention
@@ -23,6 +23,8 @@ from wardmesh_audit.proofs import Head, SignedHead
 
 NOTHING: Final = range(0)
 NO_NAMES: Final[Mapping[str, str]] = MappingProxyType({})
+Check: TypeAlias = Callable[[], Awaitable[None]]
+"""What must still be true; raises if it is not."""
 
 
 class Place(NamedTuple):
@@ -77,8 +79,11 @@ class Kept:
 class LogStore(Protocol):
     """The logs. What is read on behalf of a tenant is that tenant's scope only."""
 
-    async def seal(self, scope: Scope, candidates: Sequence[Candidate]) -> Sealed:
+    async def seal(self, scope: Scope, candidates: Sequence[Candidate], check: Check | None = None) -> Sealed:
         """Append what is not in the log yet, in order.
+
+        `check` MUST be awaited when nobody else appends to this log before the commit; if it raises, nothing is
+        appended.
 
         MUST be one transaction, serialized with every other of this scope. MUST NOT return before it is durably
         committed. An event id that the log has, from whenever, MUST NOT enter it again. Each entry is kept as long as
@@ -275,14 +280,32 @@ class SubjectKeys(Protocol):
     async def get_or_make(self, scope: Scope, subjects: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
         """Return a key for each, and the same one to whoever asks. MUST NOT return one that is not durable."""
 
+    async def to_seal(self, scope: Scope, subjects: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
+        """Return a key for each, as `get_or_make` does, but perhaps one that has been retired meanwhile.
+
+        Whoever stores what is sealed by them MUST ask `in_use` first; a key that was not is not returned again.
+        """
+
+    async def in_use(self, scope: Scope, keys: Collection[SubjectKey]) -> bool:
+        """Tell whether none of these is retired. MUST look at what any process has done before this call."""
+
     async def find(self, scope: Scope, subjects: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
         """Return the keys that there are."""
 
     async def named(self, scope: Scope, pseudonyms: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
         """Return the keys that there are, by their pseudonyms."""
 
-    async def destroy(self, scope: Scope, subject: UserId) -> None:
-        """Destroy a key, if it is there. When it returns, nobody gets it any more, in this process or another."""
+    async def retire(self, scope: Scope, subject: UserId) -> SubjectKey | None:
+        """Take a person's key out of use, and return it: whoever comes next has another. What it sealed still opens.
+
+        MUST be durable on return. One that is retired already is returned instead, and the one in use left alone.
+        """
+
+    async def retired(self, scope: Scope, subject: UserId) -> SubjectKey | None:
+        """Return a key that was retired and is not destroyed."""
+
+    async def destroy(self, scope: Scope, key: SubjectKey) -> None:
+        """Destroy this key, if it is there. When it returns, nobody gets it any more, in this process or another."""
 
     async def begun(self, scope: Scope, subject: UserId) -> PendingErasure | None:
         """Return the erasure of that person that was begun and not ended."""
@@ -311,7 +334,10 @@ class PeopleStore(Protocol):
         """Open a transaction to erase in; raise `UnderHold` if a hold is in force. Whoever places one MUST wait."""
 
     async def acts(self, scope: Scope, pseudonym: UserId) -> int:
-        """Return how many entries have that actor, or were done for that principal."""
+        """Return how many entries have that actor, or were done for that principal.
+
+        MUST wait for who was appending when it was called, and count that too; who comes later MUST NOT wait for long.
+        """
 
     async def erasures(self, tenant: TenantContext, limit: int) -> Sequence[Erasure]:
         """Return erasures, newest first."""

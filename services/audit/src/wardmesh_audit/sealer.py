@@ -10,6 +10,7 @@ What always holds:
   that are in the log already are dropped by their ids.
 - What is sealed is published before the acknowledgement, from where publishing stopped the last time. So a crash after
   the commit is repaired when the message comes again, without anybody having to look through all tenants' logs.
+- Nothing is sealed by the key of somebody who was erased meanwhile: it is sealed anew, by the next one.
 - One tenant's trouble is that tenant's: a scope that cannot be sealed now is asked to come back later, alone.
 - A message that can never be sealed does not hold up those behind it.
 
@@ -38,7 +39,7 @@ from wardmesh.server.messages import OutboundMessage
 from wardmesh.subjects import AuditSubject, InvalidSubjectError, SealedSubject
 from wardmesh_audit import domain
 from wardmesh_audit.domain import Candidate, Envelope, News, Random, Stored
-from wardmesh_audit.errors import LogDamaged, MalformedEnvelope
+from wardmesh_audit.errors import KeyRetired, LogDamaged, MalformedEnvelope
 from wardmesh_audit.letters import Letters
 from wardmesh_audit.ports import Emitter, LogStore, Publisher, Sealed
 from wardmesh_audit.subjects import Subjects
@@ -47,6 +48,8 @@ from wardmesh_audit.under_way import UnderWay
 RETRY_SECONDS: Final = 1.0
 DAMAGED_RETRY_SECONDS: Final = 30.0
 """Somebody has to repair something first."""
+ATTEMPTS: Final = 3
+"""To seal by keys that are in use: with each that fails, somebody was erased meanwhile."""
 PARALLEL_TRANSACTIONS: Final = 6
 PARALLEL_EVENTS: Final = 2_048
 """In the transactions at once: small ones wait for the disk, and may do so together; large ones would wait for each
@@ -206,11 +209,20 @@ class Sealer:
                 await item.message.acknowledge()
 
     async def _append(self, scope: Scope, candidates: Sequence[Candidate]) -> Sealed:
-        sealed = await self._store.seal(scope, await self._subjects.protect(scope, candidates))
+        sealed = await self._sealed(scope, candidates)
         _sealed.add(len(sealed.added))
         if sealed.known:
             _known.add(sealed.known)
         return sealed
+
+    async def _sealed(self, scope: Scope, candidates: Sequence[Candidate]) -> Sealed:
+        for _ in range(ATTEMPTS):
+            protected = await self._subjects.protect(scope, candidates)
+            try:
+                return await self._store.seal(scope, protected.candidates, protected.check)
+            except KeyRetired:
+                continue
+        raise KeyRetired
 
     async def _unstorable(self, scope: Scope, group: Sequence[_Sealable], error: DatabaseDefect) -> None:
         """Find the message that the database has no room for; a defect of another kind is nobody's message's fault."""

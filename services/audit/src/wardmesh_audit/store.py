@@ -30,7 +30,7 @@ from wardmesh_audit.behalf import scope_of, the_log
 from wardmesh_audit.domain import Candidate, Stored, searchable
 from wardmesh_audit.errors import LogDamaged
 from wardmesh_audit.keeping import FOR_EVER, NEVER, Policy, kept_to
-from wardmesh_audit.ports import NOTHING, Kept, Located, Place, Publication, Sealed
+from wardmesh_audit.ports import NOTHING, Check, Kept, Located, Place, Publication, Sealed
 from wardmesh_audit.proofs import Head, SignedHead, grow, partial_tiles
 from wardmesh_audit.searching import trace_place
 from wardmesh_audit.store_pages import page_of, stored
@@ -44,7 +44,7 @@ _HEAD_TO_APPEND: Final = """
            (select days from audit.retention r where r.scope_id = l.scope_id order by revision desc limit 1) as days
       from audit.logs l where scope_id = $1 for update of l
 """
-_FIRST_USE: Final = """
+FIRST_USE: Final = """
     with head as (insert into audit.logs (scope_id, root) values ($1, $2) on conflict do nothing)
     insert into audit.publications (scope_id) values ($1) on conflict do nothing
 """
@@ -132,23 +132,23 @@ class PostgresStore:
         self._months: set[date] = set()
         """Known to be open; if one was dropped since, sealing into it fails once and opens it."""
 
-    async def seal(self, scope: Scope, candidates: Sequence[Candidate]) -> Sealed:
+    async def seal(self, scope: Scope, candidates: Sequence[Candidate], check: Check | None = None) -> Sealed:
         """Append what is not in the log yet, in order, in one transaction.
 
         It is tried as if nothing were in yet and every month were still open, which nearly always holds; keys and
         partitions say where it does not.
         """
         try:
-            return await self._seal(scope, candidates, look=False)
+            return await self._seal(scope, candidates, check, look=False)
         except ConstraintConflict:
             pass
         except DatabaseDefect as error:
             if error.sqlstate != _NO_PARTITION:
                 raise
         self._months.clear()
-        return await self._seal(scope, candidates, look=True)
+        return await self._seal(scope, candidates, check, look=True)
 
-    async def _seal(self, scope: Scope, candidates: Sequence[Candidate], *, look: bool) -> Sealed:
+    async def _seal(self, scope: Scope, candidates: Sequence[Candidate], check: Check | None, *, look: bool) -> Sealed:
         fresh: dict[str, Candidate] = {}
         for candidate in candidates:
             fresh.setdefault(candidate.event.id, candidate)
@@ -158,6 +158,8 @@ class PostgresStore:
                 del fresh[row["event_id"]]
             added = list(fresh.values())
             if added:
+                if check is not None:
+                    await check()
                 kept = [kept_to(each.event, each.source, each.received_at, policy, closed_to) for each in added]
                 await self._append(connection, scope, head, added, await self._opened(connection, kept))
         return Sealed(head.size, tuple(added), len(candidates) - len(added))
@@ -227,7 +229,7 @@ class PostgresStore:
     async def _locked_head(self, connection: Connection, scope: Scope) -> tuple[Head, Policy, date]:
         row = await connection.fetchrow(_HEAD_TO_APPEND, scope)
         if row is None:
-            await connection.execute(_FIRST_USE, scope, EMPTY_ROOT)
+            await connection.execute(FIRST_USE, scope, EMPTY_ROOT)
             row = await connection.fetchrow(_HEAD_TO_APPEND, scope)
         if row is None:
             return Head(), {}, NEVER

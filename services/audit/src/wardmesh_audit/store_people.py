@@ -16,6 +16,7 @@ from typing import Final
 
 from wardmesh.contracts.audit import MAX_PAGE_BYTES, MINE, AuditEvent, Erasure
 from wardmesh.contracts.operation import Permission
+from wardmesh.crypto.merkle import EMPTY_ROOT
 from wardmesh.errors import UnderHold
 from wardmesh.ids import EventId, OrgId, Scope, UserId
 from wardmesh.server.context import AuditOutbox, Call
@@ -24,6 +25,7 @@ from wardmesh.server.tenant import TenantContext
 from wardmesh_audit.behalf import the_log
 from wardmesh_audit.errors import OtherKeys
 from wardmesh_audit.ports import Scanned
+from wardmesh_audit.store import FIRST_USE
 from wardmesh_audit.store_pages import page_of, stored
 
 _REMEMBER: Final = "insert into audit.key_folder (folder_id) values ($1) on conflict do nothing"
@@ -37,6 +39,9 @@ _COLUMNS: Final = "erasure_id, erased_at, entries, certificate"
 _FIND: Final = f"select {_COLUMNS} from audit.erasures where scope_id = app.scope_id() and erasure_id = $1"  # noqa: S608
 _LIST: Final = f"select {_COLUMNS} from audit.erasures order by erased_at desc, erasure_id limit $1"  # noqa: S608
 _COUNT: Final = "select count(*) from audit.erasures"
+# Waits for whoever appends at this moment, and for nobody else: pruning has the head in hand while it waits for who
+# erases. It is let go of before the counting.
+_WAIT_FOR_APPENDING: Final = "select true from audit.logs where scope_id = $1 for key share"
 _ACTS: Final = """
     select (select count(*) from audit.entries where scope_id = $1 and actor = $2)
          + (select count(*) from audit.entries where scope_id = $1 and acting_for = $2 and actor <> $2)
@@ -99,6 +104,9 @@ class PostgresPeople:
             yield ErasureRows(connection, self._outbox, call.caller.scope)
 
     async def acts(self, scope: Scope, pseudonym: UserId) -> int:
+        async with self._database.transaction(the_log(scope)) as connection:
+            if await connection.fetchval(_WAIT_FOR_APPENDING, scope) is None:
+                await connection.execute(FIRST_USE, scope, EMPTY_ROOT)  # waits for who does so at this moment
         async with self._database.transaction(the_log(scope), read_only=True) as connection:
             return int(await connection.fetchval(_ACTS, scope, pseudonym) or 0)
 

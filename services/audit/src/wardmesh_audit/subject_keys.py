@@ -4,6 +4,7 @@
     secret             32 random bytes, by which the names below are made: they tell nothing
     people/HMAC        {"scope":…,"subject":…,"key":…}, by scope and user; a line for each whose key was made at once
     pseudonyms/HMAC    the same file (hard links), by scope and pseudonym
+    retired/HMAC       the same file, moved here from people: it opens what it has sealed, and seals nothing more
     erasures/HMAC      an erasure of that user that has been begun (`erasing`)
     lock-NN            held while keys of a scope are made and destroyed; there are a few for all scopes
 
@@ -11,7 +12,9 @@ What always holds:
 - A key is on disk, with its name, before anybody gets it. Files are whole or absent, and only their owner reads them.
 - A person has one key in a scope, however many processes ask at once.
 - What was destroyed is overwritten before its names go, and no process goes on using it: each use compares the file
-  with the one that was read. So is what a crash left of keys that nobody was given, at the first start an hour later.
+  with the one that was read (`to_seal` leaves that to `in_use`). So is what a crash left of keys that nobody was given,
+  at the first start an hour later.
+- A key has a name at every moment between its making and its destruction: it is retired by renaming.
 - What the processes remember is bounded.
 
 Overwriting reaches the file, not what a disk, a file system that copies on write, or a backup kept of it: see
@@ -58,8 +61,9 @@ _LOCK: Final = "lock"
 _SECRET: Final = "secret"  # noqa: S105 - a file's name
 _PEOPLE: Final = "people"
 _PSEUDONYMS: Final = "pseudonyms"
+_RETIRED: Final = "retired"
 _ERASURES: Final = "erasures"
-_FOLDERS: Final = (_PEOPLE, _PSEUDONYMS, _ERASURES)
+_FOLDERS: Final = (_PEOPLE, _PSEUDONYMS, _RETIRED, _ERASURES)
 
 T = TypeVar("T")
 
@@ -115,6 +119,19 @@ class KeyFolder:
     async def get_or_make(self, scope: Scope, subjects: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
         return await self._off_the_loop(lambda: self._get_or_make(scope, subjects))
 
+    async def to_seal(self, scope: Scope, subjects: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
+        known = {who: self._known.get((_PEOPLE, scope, who)) for who in subjects}
+        there = {who: each.key for who, each in known.items() if each is not None}
+        strangers = [who for who in subjects if who not in there]
+        return {**there, **await self.get_or_make(scope, strangers)} if strangers else there
+
+    async def in_use(self, scope: Scope, keys: Collection[SubjectKey]) -> bool:
+        def look() -> bool:
+            # At all of them: what is gone is forgotten, so that the next who asks does not get it again.
+            return [self._load((_PEOPLE, scope, key.subject)) for key in keys] == list(keys)
+
+        return await self._off_the_loop(look)
+
     async def find(self, scope: Scope, subjects: Collection[UserId]) -> Mapping[UserId, SubjectKey]:
         return await self._off_the_loop(lambda: self._all(_PEOPLE, scope, subjects))
 
@@ -128,8 +145,14 @@ class KeyFolder:
         said = json.dumps(asdict(erasure)).encode()
         await self._off_the_loop(lambda: write_private(self._path((_ERASURES, scope, subject)), said))
 
-    async def destroy(self, scope: Scope, subject: UserId) -> None:
-        await self._off_the_loop(lambda: self._destroy(scope, subject))
+    async def retire(self, scope: Scope, subject: UserId) -> SubjectKey | None:
+        return await self._off_the_loop(lambda: self._retire(scope, subject))
+
+    async def retired(self, scope: Scope, subject: UserId) -> SubjectKey | None:
+        return await self._off_the_loop(lambda: self._load((_RETIRED, scope, subject)))
+
+    async def destroy(self, scope: Scope, key: SubjectKey) -> None:
+        await self._off_the_loop(lambda: self._destroy(scope, key))
 
     async def end(self, scope: Scope, subject: UserId) -> None:
         await self._off_the_loop(lambda: _unlink(self._path((_ERASURES, scope, subject))))
@@ -193,18 +216,30 @@ class KeyFolder:
         for bundle in bundles:
             bundle.unlink()
 
-    def _destroy(self, scope: Scope, subject: UserId) -> None:
-        name = _PEOPLE, scope, subject
-        path = self._path(name)
+    def _retire(self, scope: Scope, subject: UserId) -> SubjectKey | None:
+        name, retired = (_PEOPLE, scope, subject), (_RETIRED, scope, subject)
         with _locked(self._lock(scope)):
+            if (before := self._load(retired)) is not None:
+                return before
+            _unlink(self._path(retired))  # what a crash left of one that was being destroyed
             key = self._load(name)
             self._known.pop(name, None)
             if key is not None:
-                # First of all, and under all names at once: a crash leaves zeros, which are no key.
-                _overwrite(path, key.secret.hex().encode())
-                self._known.pop((_PSEUDONYMS, scope, key.pseudonym), None)
-                _unlink(self._path((_PSEUDONYMS, scope, key.pseudonym)))
-            _unlink(path)
+                self._path(name).rename(self._path(retired))
+                sync_folder(self._folder / _RETIRED)
+                sync_folder(self._folder / _PEOPLE)
+            return key
+
+    def _destroy(self, scope: Scope, key: SubjectKey) -> None:
+        with _locked(self._lock(scope)):
+            for name in ((_RETIRED, scope, key.subject), (_PEOPLE, scope, key.subject)):
+                if self._load(name) == key:
+                    self._known.pop(name, None)
+                    # First of all, and under all names at once: a crash leaves zeros, which are no key.
+                    _overwrite(self._path(name), key.secret.hex().encode())
+                    self._known.pop((_PSEUDONYMS, scope, key.pseudonym), None)
+                    _unlink(self._path((_PSEUDONYMS, scope, key.pseudonym)))
+                    _unlink(self._path(name))
 
     def _remembered(self, name: _Name) -> SubjectKey | None:
         """Return the key if it was read before and the file is still the same."""
@@ -228,7 +263,7 @@ class KeyFolder:
                 key = SubjectKey(UserId.parse(said["subject"]), bytes.fromhex(said["key"]))
             except (ValueError, KeyError, TypeError) as error:
                 raise KeysDamaged from error
-            if who == (key.subject if folder == _PEOPLE else key.pseudonym):
+            if who == (key.pseudonym if folder == _PSEUDONYMS else key.subject):
                 break
         else:
             return None
@@ -273,12 +308,12 @@ class KeyFolder:
                 continue
             try:
                 said = json.loads(line)
-                named = self._path((_PEOPLE, said["scope"], said["subject"]))
+                # In this order: a key goes from the one to the other.
+                names = [self._path((folder, said["scope"], said["subject"])) for folder in (_PEOPLE, _RETIRED)]
                 value = str(said["key"]).encode()
             except (ValueError, KeyError, TypeError):
                 continue  # said to whoever reads it
-            mark = _mark_of(named)
-            if mark is None or mark.inode != inode:
+            if all((mark := _mark_of(name)) is None or mark.inode != inode for name in names):
                 _overwrite(bundle, value)
 
     def _lock(self, scope: Scope) -> Path:

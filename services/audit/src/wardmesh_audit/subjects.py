@@ -4,31 +4,38 @@ What always holds:
 - No id of a user, and nothing else of `contracts.audit.personal`, reaches the database but sealed by that person's key:
   entries have pseudonyms to be searched by, and transactions on a user's behalf run under one (`known_as`).
 - What is shown is what the leaf commits to: an opening is compared with its commitment before anybody gets it.
+- Nothing is stored under a key that was retired before: whoever appends asks once more, in turn (`Protected`).
 - What nobody can open any more is withheld; that is no failure.
 
-On failure: `ServiceUnavailable` where the keys cannot be had. Stored openings that do not open although the key is
+On failure: `ServiceUnavailable` where the keys cannot be had, `KeyRetired` (one of these) where it is to be tried anew.
+Stored openings that do not open although the key is
 there are damage (`Opened.is_damaged`): the entry is shown without them, and the log's operator is told.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 from opentelemetry import metrics
 
 from wardmesh.audit_openings import NotOpened, check_openings, committed_of, opened
 from wardmesh.contracts.audit import Entry, EntryOpenings, Filter, Opening
+from wardmesh.errors import ServiceUnavailable
 from wardmesh.ids import InvalidIdError, Principal, Scope, UserId
 from wardmesh.server.context import Call
 from wardmesh_audit import openings
 from wardmesh_audit.domain import Candidate, Names, Random, Stored, decode_leaf
-from wardmesh_audit.errors import LogDamaged
+from wardmesh_audit.errors import KeyRetired, LogDamaged
 from wardmesh_audit.openings import SubjectKey, Unopenable
-from wardmesh_audit.ports import SubjectKeys
+from wardmesh_audit.ports import Check, SubjectKeys
 
+CHECK_SECONDS: Final = 2.0
+"""Looking takes microseconds; meanwhile the log is held, for which others wait five seconds."""
 _NO_KEYS: Final[Mapping[UserId, SubjectKey]] = {}
 _meter = metrics.get_meter("wardmesh")
 _unopenable = _meter.create_counter(
@@ -45,6 +52,13 @@ class Opened(NamedTuple):
     is_damaged: bool = False
 
 
+class Protected(NamedTuple):
+    """Candidates as they can be stored, once `check` has said that their keys are still in use."""
+
+    candidates: Sequence[Candidate]
+    check: Check | None = None
+
+
 class Subjects:
     """Knows people by their keys."""
 
@@ -52,13 +66,22 @@ class Subjects:
         self._keys = keys
         self._random = random
 
-    async def protect(self, scope: Scope, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+    async def protect(self, scope: Scope, candidates: Sequence[Candidate]) -> Protected:
         """Return candidates as they can be stored."""
         people = {value.subject for each in candidates for value, _ in each.committed}
         if not people:
-            return candidates
-        keys = await self._keys.get_or_make(scope, people)
-        return [self._protected(scope, each, keys) if each.committed else each for each in candidates]
+            return Protected(candidates)
+        keys = await self._keys.to_seal(scope, people)
+        sealed = [self._protected(scope, each, keys) if each.committed else each for each in candidates]
+        return Protected(sealed, partial(self._check, scope, keys.values()))
+
+    async def _check(self, scope: Scope, keys: Collection[SubjectKey]) -> None:
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                if not await self._keys.in_use(scope, keys):
+                    raise KeyRetired
+        except TimeoutError as error:
+            raise ServiceUnavailable("The folder of people's keys does not answer.") from error
 
     def _protected(self, scope: Scope, candidate: Candidate, keys: Mapping[UserId, SubjectKey]) -> Candidate:
         event = candidate.event
