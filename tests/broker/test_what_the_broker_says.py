@@ -137,7 +137,7 @@ API: Final = (
 )
 CAPTURED: Final = (
     *("$KV.jwks.kept", "$KV.jwks.forged", "$KV.revocations.kept", "$KV.checkpoints.forged"),
-    *("audit.{workspace}.secrets", "sealed.{workspace}.secret", "evt.{workspace}.forged.t", "dead.audit.{workspace}"),
+    *("audit.{workspace}.secrets", "sealed.{workspace}", "evt.{workspace}.forged.t", "dead.audit.{workspace}"),
     *("bridge.{workspace}.{workspace}.t", "inbox.{workspace}.{workspace}.t"),
 )
 

@@ -189,7 +189,7 @@ def foreign_replies(world: World, attacker: Attacker) -> Iterator[str]:
     yield from inboxes(world, attacker)
     yield from (attacker.own_inbox, f"{attacker.own_inbox}.", f"{attacker.own_inbox}.*", f"{attacker.own_inbox}.>")
     victim = world.rival.workspace
-    yield from (f"evt.{victim}.a.b", f"audit.{victim}.secrets", f"sealed.{victim}.secret", f"dead.audit.{victim}")
+    yield from (f"evt.{victim}.a.b", f"audit.{victim}.secrets", f"sealed.{victim}", f"dead.audit.{victim}")
     yield from (f"bridge.{victim}.{attacker.scope}.t", f"inbox.{victim}.{attacker.scope}.t")
     yield from ("$KV.jwks.forged", f"$KV.revocations.{world.neighbour}", "$KV.checkpoints.x", "$SRV.PING")
     yield from (

@@ -227,9 +227,9 @@ async def test_no_answer_lands_where_a_caller_says(world: World, contract: AnyCo
     others = {message.subject for message in heard} - {subject, f"{attacker.own_inbox}.refused"}
     own_log = (
         f"audit.{attacker.scope}.",
-        f"sealed.{attacker.scope}.",
+        f"sealed.{attacker.scope}",
         f"audit.{OrgId.nil()}.",
-        f"sealed.{OrgId.nil()}.",
+        f"sealed.{OrgId.nil()}",
     )
     assert sorted(other for other in others if not other.startswith((*own_log, *OF_SERVICES))) == []
     assert await sequences(watched) == before

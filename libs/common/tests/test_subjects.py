@@ -33,7 +33,7 @@ subjects: st.SearchStrategy[Any] = st.one_of(
     st.builds(RpcSubject, st.sampled_from(SERVICES), words, scopes, principals),
     st.builds(EventSubject, workspaces, words, types),
     st.builds(AuditSubject, scopes, words),
-    st.builds(SealedSubject, scopes, words),
+    st.builds(SealedSubject, scopes),
     st.builds(DeadSubject, scopes),
     st.builds(BridgeSubject, workspaces, workspaces, types),
     st.builds(InboxSubject, workspaces, workspaces, types),

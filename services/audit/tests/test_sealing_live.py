@@ -123,7 +123,7 @@ async def test_what_is_published_is_sealed_in_order_and_told(
     async def hear(news: object) -> None:
         told.extend(entry.index for entry in SealedEntries.model_validate_json(news.data).entries)  # type: ignore[attr-defined]
 
-    subscription = await messaging.nats.subscribe(f"sealed.{operator.scope}.>", cb=hear)
+    subscription = await messaging.nats.subscribe(f"sealed.{operator.scope}", cb=hear)
     await messaging.nats.flush()
     async with sealing(sealer.take, sealer.finish):
         await messaging.publish([message(operator.scope, *events[start : start + 3]) for start in range(0, 30, 3)])
@@ -354,7 +354,7 @@ async def test_a_tail_is_woken(messaging: Messaging, operator: Person) -> None:
     async with wakeups.listen(operator.scope) as first, wakeups.listen(operator.scope) as second:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        await messaging.nats.publish(f"sealed.{operator.scope}.bridge", b"{}")
+        await messaging.nats.publish(f"sealed.{operator.scope}", b"{}")
         await asyncio.gather(first.wait(5), second.wait(5))
         assert loop.time() - started < 1.5
         started = loop.time()

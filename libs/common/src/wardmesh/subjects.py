@@ -100,19 +100,18 @@ class AuditSubject:
 
 @dataclass(frozen=True, slots=True)
 class SealedSubject:
-    """`sealed.{scope}.{category}`: entries that are in the log, with their index."""
+    """`sealed.{scope}`: entries that are in the log, with their index."""
 
     scope: Scope
-    category: str
 
     @classmethod
     def parse(cls, subject: str) -> SealedSubject:
-        head, scope, category = _split(subject, 3, "sealed.{scope}.{category}")
+        head, scope = _split(subject, 2, "sealed.{scope}")
         _expect(head, "sealed")
-        return cls(_scope(scope), word("category", category))
+        return cls(_scope(scope))
 
     def format(self) -> str:
-        return f"sealed.{self.scope}.{word('category', self.category)}"
+        return f"sealed.{self.scope}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -349,7 +349,6 @@ class News:
     """An entry as it is told of: an `Entry` in JSON."""
 
     index: int
-    category: Category
     entry: bytes
 
 
@@ -362,24 +361,23 @@ def news_of(index: int, candidate: Candidate) -> News:
         entry = b'{"index":%d,%b,"withheld":%b}' % (index, said, withheld)
     else:
         entry = b'{"index":%d,%b}' % (index, leaf[1 : -len(_LEAF_END)])
-    return News(index, candidate.event.category, entry)
+    return News(index, entry)
 
 
 def news_of_stored(stored: Stored) -> News:
     """Return what is told of a leaf that was read; raise `LogDamaged` if it says nothing."""
     entry = decode_leaf(stored)
-    return News(entry.index, entry.event.category, entry.model_dump_json(exclude_defaults=True).encode())
+    return News(entry.index, entry.model_dump_json(exclude_defaults=True).encode())
 
 
 def bundles(news: Iterable[News], *, entries: int, size: int) -> list[list[News]]:
-    """Return news by category, each in the order given, in bundles of so many entries and bytes, or of one."""
-    full: list[list[News]] = []
-    growing: dict[Category, tuple[list[News], int]] = {}
+    """Return news in their order, in bundles of so many entries and bytes, or of one."""
+    found: list[list[News]] = []
+    used = 0
     for each in news:
-        bundle, used = growing.get(each.category, ([], 0))
-        if bundle and (len(bundle) == entries or used + len(each.entry) > size):
-            full.append(bundle)
-            bundle, used = [], 0
-        bundle.append(each)
-        growing[each.category] = bundle, used + len(each.entry) + 1
-    return full + [bundle for bundle, _ in growing.values()]
+        if not found or len(found[-1]) == entries or used + len(each.entry) > size:
+            found.append([])
+            used = 0
+        found[-1].append(each)
+        used += len(each.entry) + 1
+    return found

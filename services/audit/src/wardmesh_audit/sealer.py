@@ -292,13 +292,13 @@ def _by_scope(messages: Sequence[Incoming]) -> dict[Scope, list[Incoming]]:
 
 
 def messages_of(scope: Scope, told: Sequence[News]) -> list[OutboundMessage]:
-    """Return the messages that tell of sealed entries: of one category each, as `SealedEntries`."""
+    """Return the messages that tell of sealed entries, in their order, as `SealedEntries`."""
     return [
         OutboundMessage(
-            SealedSubject(scope, bundle[0].category).format(),
+            SealedSubject(scope).format(),
             b'{"entries":[%b]}' % b",".join(news.entry for news in bundle),
             {},
-            f"{scope}:{bundle[0].category}:{bundle[0].index}-{bundle[-1].index}",
+            f"{scope}:{bundle[0].index}-{bundle[-1].index}",
         )
         for bundle in domain.bundles(told, entries=PUBLISH_ENTRIES, size=PUBLISH_BYTES)
     ]

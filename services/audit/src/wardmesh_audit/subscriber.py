@@ -140,7 +140,7 @@ def sealing_broker(
         await seal(envelopes)
 
     broker.publisher(
-        "sealed.{scope}.{category}",
+        "sealed.{scope}",
         schema=SealedEntries,
         title="SealedEntries",
         description="Entries that are in the log, with their places. At least once; the index tells what is new.",

@@ -21,6 +21,7 @@ from nats.aio.subscription import Subscription
 
 from wardmesh.ids import Scope
 from wardmesh.round_trip import heard
+from wardmesh.subjects import SealedSubject
 
 MAX_SILENCE_SECONDS: Final = 2.0
 FLUSH_SECONDS: Final = 2
@@ -82,7 +83,7 @@ class NatsWakeups:
                 listener.wake()
 
         try:
-            subscription = await self._client.subscribe(f"sealed.{scope}.>", cb=wake)
+            subscription = await self._client.subscribe(SealedSubject(scope).format(), cb=wake)
             await heard(self._client, seconds=FLUSH_SECONDS)
         except (nats.errors.Error, TimeoutError) as error:
             _log.warning("no news of sealed entries, looking every %s s: %s", MAX_SILENCE_SECONDS, type(error).__name__)

@@ -73,7 +73,7 @@ PRIVATE_BUCKETS: Final[Mapping[str, str]] = MappingProxyType({"checkpoints": "au
 
 _PUBLISHES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "audit": ("sealed.*.*", "dead.audit.*"),
+        "audit": ("sealed.*", "dead.audit.*"),
         "auth": (),
         "bridge": ("bridge.*.*.>", "inbox.*.*.>"),
         "secrets": (),
@@ -81,7 +81,7 @@ _PUBLISHES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 
-_HEARS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"audit": ("sealed.*.*",)})
+_HEARS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"audit": ("sealed.*",)})
 """Subjects of its own streams that a service subscribes to as they are published, to be woken by them."""
 
 

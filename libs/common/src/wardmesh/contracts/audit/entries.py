@@ -131,7 +131,7 @@ class Entries(Message):
 
 
 class SealedEntries(Message):
-    """What travels on `sealed.{scope}.{category}`: entries that are in the log, by index. At least once."""
+    """What travels on `sealed.{scope}`: entries that are in the log, by index. At least once."""
 
     entries: tuple[Entry, ...]
 
