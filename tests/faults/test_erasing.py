@@ -245,7 +245,7 @@ async def hunt_for(
 ) -> None:
     for name in ("rows", "messages", "given"):
         (folder / name).mkdir()
-    for left in (world.mesh.layout.subject_keys / "people").glob(".*"):
+    for left in world.mesh.layout.subject_keys.glob("*/.*"):  # a key's file, or a note's, that was being written
         os.utime(left, (0, 0))
     KeyFolder.open(world.mesh.layout.subject_keys)  # as at the first start an hour later: sweeps what crashes left
     await hunting.what_readers_get(owner, folder / "given", people[0].user, shown.id)
