@@ -9,8 +9,9 @@ import pytest
 from fake_ports import FakeKeys
 from makers import NOW, Person, make_person
 
+from wardmesh.contracts.audit import MAX_PAGE_BYTES
 from wardmesh.contracts.audit import letters as contracts
-from wardmesh.contracts.audit.letters import MAX_LETTER_PART_BYTES, DeadLetters, ListDeadLetters, ReadDeadLetter
+from wardmesh.contracts.audit.letters import DeadLetters, ListDeadLetters, ReadDeadLetter
 from wardmesh.ids import EventId, Scope, WorkspaceId
 from wardmesh.subjects import AuditSubject
 from wardmesh_audit import dead_letters
@@ -56,7 +57,7 @@ class World:
         while True:
             request = ReadDeadLetter(number=number, offset=len(said))
             part = await self.service.read(self.person.ask(contracts.DEAD_LETTER), request)
-            assert len(part.content) <= MAX_LETTER_PART_BYTES
+            assert len(part.content) <= MAX_PAGE_BYTES
             said += part.content
             if len(said) >= part.kept or not part.content:
                 return said

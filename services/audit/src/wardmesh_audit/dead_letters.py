@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from wardmesh.contracts.audit import MAX_PAGE_BYTES
 from wardmesh.contracts.audit.letters import (
-    MAX_LETTER_PART_BYTES,
     DeadLetter,
     DeadLetterPart,
     DeadLetters,
@@ -65,7 +65,7 @@ class DeadLetterService:
         said = await self._letters.open(letter)
         if said is None:
             raise LetterErased
-        part = said[request.offset : request.offset + MAX_LETTER_PART_BYTES]
+        part = said[request.offset : request.offset + MAX_PAGE_BYTES]
         return DeadLetterPart(content=part, kept=len(said))
 
     async def _shown(self, letter: Letter) -> DeadLetter:

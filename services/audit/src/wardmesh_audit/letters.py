@@ -17,14 +17,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
 
 from wardmesh.contracts.audit import NOBODY
 from wardmesh.crypto.encoding import length_prefixed
-from wardmesh.ids import EventId, InvalidIdError, Scope, UserId
+from wardmesh.ids import EventId, InvalidIdError, Scope
 from wardmesh.server.messages import OutboundMessage
 from wardmesh.subjects import AuditSubject, DeadSubject, InvalidSubjectError
 from wardmesh_audit.domain import Random
@@ -34,7 +33,6 @@ MAX_DEAD_BYTES: Final = 960 * 1024
 """With the headers it must fit a message (1 MiB), or publishing it would cost us the connection."""
 _NONCE_BYTES: Final = 12
 _OVERHEAD_BYTES: Final = _NONCE_BYTES + 16
-_NOBODY: Final = UserId.parse(NOBODY)
 _DOMAIN: Final = b"wardmesh/audit/letters/v1"
 _ENTRY: Final = "Wardmesh-Entry"
 _REASON: Final = "Wardmesh-Reason"
@@ -99,7 +97,7 @@ class Letters:
         self, scope: Scope, entry: EventId, reason: str, subject: str, received_at: datetime, data: bytes
     ) -> OutboundMessage:
         """Return the message that keeps what came."""
-        key = (await self._keys.get_or_make(scope, [_NOBODY]))[_NOBODY]
+        key = (await self._keys.get_or_make(scope, [NOBODY]))[NOBODY]
         nonce = self._random(_NONCE_BYTES)
         sealed = nonce + key.cipher.encrypt(nonce, data[:MAX_DEAD_BYTES], _context(scope, entry))
         headers = {
@@ -113,7 +111,7 @@ class Letters:
 
     async def open(self, letter: Letter) -> bytes | None:
         """Return what a letter says; None if it does not open any more."""
-        key = (await self._keys.find(letter.scope, [_NOBODY])).get(_NOBODY)
+        key = (await self._keys.find(letter.scope, [NOBODY])).get(NOBODY)
         if key is None:
             return None
         nonce, ciphertext = letter.sealed[:_NONCE_BYTES], letter.sealed[_NONCE_BYTES:]
@@ -123,15 +121,10 @@ class Letters:
             return None
 
     async def forget(self, scope: Scope) -> None:
-        """Make every letter of the scope unreadable. MUST NOT be undone by anything but a letter that comes later."""
-        if (key := (await self._keys.find(scope, [_NOBODY])).get(_NOBODY)) is not None:
+        """Make every letter of the scope unreadable, for ever; those that come later have another key."""
+        if (key := (await self._keys.find(scope, [NOBODY])).get(NOBODY)) is not None:
             await self._keys.destroy(scope, key)
 
 
 def _context(scope: Scope, entry: EventId) -> bytes:
-    return _context_head(scope) + entry.encode()
-
-
-@lru_cache(maxsize=1024)
-def _context_head(scope: Scope) -> bytes:
-    return length_prefixed(_DOMAIN, scope.encode())
+    return length_prefixed(_DOMAIN, scope.encode()) + entry.encode()

@@ -8,8 +8,8 @@ What always holds:
 - What nobody can open any more is withheld; that is no failure.
 
 On failure: `ServiceUnavailable` where the keys cannot be had, `KeyRetired` (one of these) where it is to be tried anew.
-Stored openings that do not open although the key is
-there are damage (`Opened.is_damaged`): the entry is shown without them, and the log's operator is told.
+Stored openings that do not open although the key is there are damage (`Opened.is_damaged`): the entry is shown without
+them, and the log's operator is told.
 """
 
 from __future__ import annotations

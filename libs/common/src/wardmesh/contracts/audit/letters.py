@@ -17,7 +17,6 @@ from wardmesh.ids import EventId
 
 MAX_LETTERS: Final = 50
 """Of one page: the broker gives them out one by one, each with all that it says."""
-MAX_LETTER_PART_BYTES: Final = 512 * 1024
 Number = Annotated[int, Field(ge=1, lt=2**63)]
 """A letter's place among those of all scopes; later ones have larger numbers."""
 
@@ -60,7 +59,7 @@ class ReadDeadLetter(Message):
 
 
 class DeadLetterPart(Message):
-    """At most `MAX_LETTER_PART_BYTES`, of the `kept` that there are."""
+    """At most `MAX_PAGE_BYTES`, of the `kept` that there are."""
 
     content: bytes
     kept: int
